@@ -1,0 +1,1 @@
+//! The console, and metrics and health over HTTP.

@@ -1,0 +1,1 @@
+//! Wiring, workers, signals, reload and the phases of the process's life.

@@ -1,0 +1,1 @@
+//! Who a client is and how we prove to a server who we are; pure state machines.

@@ -1,0 +1,1 @@
+//! Cancel keys: mint, find, hold a server while a cancel is in flight.

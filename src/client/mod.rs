@@ -1,0 +1,1 @@
+//! One client: start-up, login, conversation.

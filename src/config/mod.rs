@@ -1,0 +1,259 @@
+//! What the administrator asked for, as one value.
+//!
+//! Owns the settings table, the readers of `pgweir.toml` and `pgbouncer.ini`, and the difference between two
+//! configurations. It refuses to act: `app` turns a [`Config`] into pools and listeners. A file with any mistake
+//! yields no `Config` at all, only the list of its mistakes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::ids::{DatabaseName, UserName};
+
+/// How long a client keeps a server: `pool_mode`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PoolMode {
+    /// Until the client leaves.
+    #[default]
+    Session,
+    /// Until its transaction ends.
+    Transaction,
+    /// Until its statement ends; transaction blocks are refused.
+    Statement,
+}
+
+/// How clients prove who they are: `auth_type`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AuthType {
+    /// Anybody, under the database's forced `user=`.
+    Any,
+    /// Any user that exists.
+    Trust,
+    /// The password in clear text.
+    Plain,
+    /// MD5, or SCRAM where the stored secret is a SCRAM one.
+    #[default]
+    Md5,
+    /// SCRAM-SHA-256.
+    ScramSha256,
+    /// A TLS client certificate whose name is the user's.
+    Cert,
+    /// What `auth_hba_file` says.
+    Hba,
+    /// An LDAP bind.
+    Ldap,
+    /// The PAM service `pgbouncer`.
+    Pam,
+}
+
+/// `client_tls_sslmode`, `server_tls_sslmode`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SslMode {
+    /// Never TLS.
+    Disable,
+    /// As `Prefer`.
+    Allow,
+    /// TLS where the other side has it.
+    Prefer,
+    /// TLS or nothing; no certificate is checked.
+    Require,
+    /// TLS, and the certificate has a known issuer.
+    VerifyCa,
+    /// TLS, and the certificate has a known issuer and the right name.
+    VerifyFull,
+}
+
+/// Which road to take where PostgreSQL and PgBouncer differ: `compatibility`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Compatibility {
+    /// PostgreSQL's SQLSTATEs, with DETAIL and HINT. The default of a TOML file.
+    #[default]
+    Postgres,
+    /// PgBouncer's: 08P01 nearly everywhere, and its bare messages. The default of an ini file.
+    PgBouncer,
+}
+
+/// Shape of a log line: `log_format`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people: time, level, message, fields.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// PgBouncer's: `time zone [pid] LEVEL C-0x1: db/user@host:port message`.
+    PgBouncer,
+}
+
+/// A text that must not be seen: it is wiped when dropped and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(zeroize::Zeroizing<String>);
+
+impl Secret {
+    /// Takes a secret in.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(zeroize::Zeroizing::new(text.into()))
+    }
+
+    /// The secret itself; call it only where it is used.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Where servers are: one of the `host` forms of a database entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Host {
+    /// A name or an address, looked up and dialled over TCP.
+    Name(String),
+    /// A directory with a socket `.s.PGSQL.<port>` in it, or `@name` for an abstract one.
+    Unix(PathBuf),
+}
+
+/// Everything a configuration says.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Config {
+    /// `[pgweir]` (in an ini file `[pgbouncer]`).
+    pub settings: Settings,
+    /// `[databases]`, without `*`.
+    pub databases: BTreeMap<DatabaseName, Database>,
+    /// The entry `*`, a template for every name that has none.
+    pub any_database: Option<Database>,
+    /// `[users]`.
+    pub users: BTreeMap<UserName, User>,
+    /// `[peers]`, by id.
+    pub peers: BTreeMap<u16, Peer>,
+    /// The secrets of `auth_file` and of users' `password`, as they stand there: plain, `md5…` or `SCRAM-SHA-256$…`.
+    pub secrets: BTreeMap<UserName, Secret>,
+}
+
+/// An entry of `[databases]`. `None` means: as the global setting says.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Database {
+    /// The server's name for it; `None`: the entry's own name.
+    pub dbname: Option<String>,
+    /// Hosts in order; empty: the socket in `unix_socket_dir`.
+    pub hosts: Vec<Host>,
+    /// The server's port; default 5432.
+    pub port: Option<u16>,
+    /// The forced user: all clients share one pool under this name.
+    pub user: Option<UserName>,
+    /// The forced user's password.
+    pub password: Option<Secret>,
+    /// Fixes `search_path` of every server connection of this entry from its start-up message on.
+    pub schema: Option<String>,
+    /// Overrides `auth_user`.
+    pub auth_user: Option<UserName>,
+    /// Overrides `auth_dbname`.
+    pub auth_dbname: Option<DatabaseName>,
+    /// Overrides `auth_query`.
+    pub auth_query: Option<String>,
+    /// Overrides `default_pool_size`.
+    pub pool_size: Option<usize>,
+    /// Overrides `min_pool_size`.
+    pub min_pool_size: Option<usize>,
+    /// Overrides `reserve_pool_size`.
+    pub reserve_pool_size: Option<usize>,
+    /// Overrides `pool_mode`.
+    pub pool_mode: Option<PoolMode>,
+    /// Overrides `max_db_connections`. 0: no limit.
+    pub max_db_connections: Option<usize>,
+    /// Overrides `max_db_client_connections`. 0: no limit.
+    pub max_db_client_connections: Option<usize>,
+    /// Overrides `server_lifetime`.
+    pub server_lifetime: Option<Duration>,
+    /// Overrides `query_wait_timeout`.
+    pub query_wait_timeout: Option<Duration>,
+    /// `false` for `load_balance_hosts = disable`: stay with one host until it fails.
+    pub load_balance_hosts: bool,
+    /// Run on every new server connection; its errors are logged only.
+    pub connect_query: Option<String>,
+    /// Parameters of the start-up message: `client_encoding`, `datestyle`, `timezone`, `application_name`.
+    pub startup: Vec<(String, String)>,
+    /// `[databases.NAME] disabled = true`: the entry refuses logins from the start. The console's DISABLE is not here.
+    pub disabled: bool,
+}
+
+/// An entry of `[users]`. `None` means: as the database or the global setting says.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct User {
+    /// Overrides `default_pool_size` and the database's `pool_size`.
+    pub pool_size: Option<usize>,
+    /// Overrides `reserve_pool_size`.
+    pub reserve_pool_size: Option<usize>,
+    /// Overrides `pool_mode`.
+    pub pool_mode: Option<PoolMode>,
+    /// Overrides `max_user_connections`. 0: no limit.
+    pub max_user_connections: Option<usize>,
+    /// Overrides `max_user_client_connections`. 0: no limit.
+    pub max_user_client_connections: Option<usize>,
+    /// Overrides `query_timeout`.
+    pub query_timeout: Option<Duration>,
+    /// Overrides `query_wait_timeout`.
+    pub query_wait_timeout: Option<Duration>,
+    /// Overrides `idle_transaction_timeout`.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// Overrides `transaction_timeout`.
+    pub transaction_timeout: Option<Duration>,
+    /// Overrides `client_idle_timeout`.
+    pub client_idle_timeout: Option<Duration>,
+}
+
+/// An entry of `[peers]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Peer {
+    /// Where it listens.
+    pub host: Host,
+    /// Its `listen_port`.
+    pub port: u16,
+    /// Connections kept for forwarding cancels; `None`: `default_pool_size`.
+    pub pool_size: Option<usize>,
+}
+
+/// What is in force for one pool, all overrides resolved (user before database before global).
+#[derive(Clone, PartialEq, Debug)]
+pub struct PoolSettings {
+    /// When servers go back.
+    pub mode: PoolMode,
+    /// Most servers; 0: no limit.
+    pub size: usize,
+    /// Servers kept even when nobody asks.
+    pub min_size: usize,
+    /// Servers beyond `size`, for clients that waited `reserve_timeout`.
+    pub reserve_size: usize,
+    /// Zero: the reserve is never used.
+    pub reserve_timeout: Duration,
+    /// Servers this old are closed when unused. Zero: each is used once.
+    pub server_lifetime: Duration,
+    /// Servers idle this long are closed; zero: never.
+    pub server_idle_timeout: Duration,
+    /// How long after a failed connect the next may be tried.
+    pub server_login_retry: Duration,
+    /// First in, first out instead of most recently used first.
+    pub server_round_robin: bool,
+    /// New server connections that may be under way at once.
+    pub connecting_max: usize,
+}
+
+/// What is in force for one client: limits of its login user and its database. Zero means: no limit.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ClientSettings {
+    /// Wait for a server at most this long.
+    pub query_wait_timeout: Duration,
+    /// Send a NOTICE after having waited this long.
+    pub query_wait_notify: Duration,
+    /// A query may run this long.
+    pub query_timeout: Duration,
+    /// A transaction may stay idle this long.
+    pub idle_transaction_timeout: Duration,
+    /// A transaction may last this long.
+    pub transaction_timeout: Duration,
+    /// A client may stay idle this long outside a transaction.
+    pub client_idle_timeout: Duration,
+}

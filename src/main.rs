@@ -1,0 +1,7 @@
+//! The `pgweir` program: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgweir::run()
+}

@@ -1,0 +1,1 @@
+//! What a conversation means, without input or output of its own.
