@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use crate::ids::{DatabaseName, UserName};
 
+mod settings;
+
+pub use settings::Settings;
+
 /// How long a client keeps a server: `pool_mode`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PoolMode {
