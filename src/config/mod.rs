@@ -10,9 +10,15 @@ use std::time::Duration;
 
 use crate::ids::{DatabaseName, UserName};
 
+mod diagnostic;
+mod effective;
 mod settings;
+mod value;
 
-pub use settings::Settings;
+pub use diagnostic::{Diagnostic, Level};
+pub use effective::{CONSOLE_DATABASES, is_console};
+pub use settings::{Effect, GLOBAL, Reload, Setting, Settings};
+pub use value::Fault;
 
 /// How long a client keeps a server: `pool_mode`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -87,6 +93,22 @@ pub enum LogFormat {
     Json,
     /// PgBouncer's: `time zone [pid] LEVEL C-0x1: db/user@host:port message`.
     PgBouncer,
+}
+
+/// The least important messages that are logged: `log_level`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum LogLevel {
+    /// Someone must act.
+    Error,
+    /// Something is worse than it should be.
+    Warn,
+    /// The life of the process and its connections.
+    #[default]
+    Info,
+    /// Each conversation.
+    Debug,
+    /// Each message.
+    Trace,
 }
 
 /// A text that must not be seen: it is wiped when dropped and never printed.
@@ -207,6 +229,22 @@ pub struct User {
     pub transaction_timeout: Option<Duration>,
     /// Overrides `client_idle_timeout`.
     pub client_idle_timeout: Option<Duration>,
+}
+
+impl User {
+    /// A user without any override.
+    pub const NONE: Self = Self {
+        pool_size: None,
+        reserve_pool_size: None,
+        pool_mode: None,
+        max_user_connections: None,
+        max_user_client_connections: None,
+        query_timeout: None,
+        query_wait_timeout: None,
+        idle_transaction_timeout: None,
+        transaction_timeout: None,
+        client_idle_timeout: None,
+    };
 }
 
 /// An entry of `[peers]`.
