@@ -1,1 +1,16 @@
-//! Counters and histograms per owner, and the roster of who is connected and in what state.
+//! What happened and who is connected.
+//!
+//! Owns the counters and histograms of each pool and the [`Roster`] of connections. It refuses to act and to look at
+//! the clock: owners write into it, `admin` reads. Invariant: a counter has a single writer, the worker whose cell it
+//! is in, so that counting takes no locked instruction; readers sum the cells.
+
+mod counters;
+mod histogram;
+mod roster;
+
+pub use counters::{Cell, Field, Histograms, PoolStats, Recent, Totals};
+pub use histogram::{BOUNDS_US, BUCKETS, Bucket, Histogram, Snapshot};
+pub use roster::{
+    Address, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect, Replication,
+    Roster, ServerConnected, ServerEntry, ServerSeat, ServerState,
+};
