@@ -1,1 +1,3 @@
 //! What a conversation means, without input or output of its own.
+
+pub mod residue;
