@@ -12,6 +12,7 @@ use crate::ids::{DatabaseName, UserName};
 
 mod diagnostic;
 mod effective;
+mod kinds;
 mod settings;
 mod value;
 
@@ -71,6 +72,16 @@ pub enum SslMode {
     VerifyCa,
     /// TLS, and the certificate has a known issuer and the right name.
     VerifyFull,
+}
+
+/// How a database with several hosts uses them: `load_balance_hosts`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LoadBalanceHosts {
+    /// Each new server connection goes to the next one.
+    #[default]
+    RoundRobin,
+    /// All go to one, until a connect to it fails.
+    Disable,
 }
 
 /// Which road to take where PostgreSQL and PgBouncer differ: `compatibility`.
@@ -142,6 +153,15 @@ pub enum Host {
     Unix(PathBuf),
 }
 
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// Everything a configuration says.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Config {
@@ -196,14 +216,33 @@ pub struct Database {
     pub server_lifetime: Option<Duration>,
     /// Overrides `query_wait_timeout`.
     pub query_wait_timeout: Option<Duration>,
-    /// `false` for `load_balance_hosts = disable`: stay with one host until it fails.
-    pub load_balance_hosts: bool,
+    /// In which order hosts are used.
+    pub load_balance_hosts: LoadBalanceHosts,
     /// Run on every new server connection; its errors are logged only.
     pub connect_query: Option<String>,
-    /// Parameters of the start-up message: `client_encoding`, `datestyle`, `timezone`, `application_name`.
-    pub startup: Vec<(String, String)>,
+    /// `client_encoding` that new servers start with.
+    pub client_encoding: Option<String>,
+    /// `DateStyle` that new servers start with.
+    pub datestyle: Option<String>,
+    /// `TimeZone` that new servers start with.
+    pub timezone: Option<String>,
+    /// `application_name` that new servers start with.
+    pub application_name: Option<String>,
     /// `[databases.NAME] disabled = true`: the entry refuses logins from the start. The console's DISABLE is not here.
     pub disabled: bool,
+}
+
+impl Database {
+    /// The parameters that the start-up message of a new server carries, besides user, database and `schema`.
+    pub fn startup(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let parameters = [
+            ("client_encoding", &self.client_encoding),
+            ("datestyle", &self.datestyle),
+            ("timezone", &self.timezone),
+            ("application_name", &self.application_name),
+        ];
+        parameters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
+    }
 }
 
 /// An entry of `[users]`. `None` means: as the database or the global setting says.
@@ -229,6 +268,8 @@ pub struct User {
     pub transaction_timeout: Option<Duration>,
     /// Overrides `client_idle_timeout`.
     pub client_idle_timeout: Option<Duration>,
+    /// The secret they log in with; [`Config::secrets`] has it too.
+    pub password: Option<Secret>,
 }
 
 impl User {
@@ -244,6 +285,7 @@ impl User {
         idle_transaction_timeout: None,
         transaction_timeout: None,
         client_idle_timeout: None,
+        password: None,
     };
 }
 
@@ -256,6 +298,12 @@ pub struct Peer {
     pub port: u16,
     /// Connections kept for forwarding cancels; `None`: `default_pool_size`.
     pub pool_size: Option<usize>,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self { host: Host::Name(String::new()), port: 6432, pool_size: None }
+    }
 }
 
 /// What is in force for one pool, all overrides resolved (user before database before global).

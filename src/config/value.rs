@@ -1,13 +1,15 @@
-//! How one value is written: times, sizes, numbers, lists and words, between text and type.
+//! Times, sizes, numbers and names between text and type.
 //!
-//! Owns the units and the ranges. It knows no setting by name. What [`Kind::show`] writes, [`Kind::read`] takes back.
+//! Owns the units and the ranges. It knows neither settings nor files. What a `show` function writes, the function
+//! that reads takes back exactly.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ids::{DatabaseName, UserName};
 
-use super::{AuthType, Compatibility, Host, LogFormat, LogLevel, PoolMode, Secret, SslMode};
+use super::Host;
+use super::diagnostic::nearest;
 
 /// Why a text is no value of its kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,18 +33,6 @@ impl Fault {
     }
 }
 
-/// One way to write values of type `T`.
-pub struct Kind<T> {
-    /// What to call it in the reference: `time in seconds`, `0 or 1` …
-    pub name: &'static str,
-    /// The words it takes, where there are only so many.
-    pub words: &'static [&'static str],
-    /// Text to value.
-    pub read: fn(&str) -> Result<T, Fault>,
-    /// Value to text; `None` where there is no value.
-    pub show: fn(&T) -> Option<String>,
-}
-
 /// The longest time that can be set, so that adding it to an instant never overflows: a hundred years.
 const TIME_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
@@ -51,243 +41,6 @@ const TIME_UNITS: &[(&str, f64)] =
 
 const SIZE_UNITS: &[(&str, f64)] =
     &[("B", 1.0), ("kB", 1024.0), ("MB", 1048576.0), ("GB", 1073741824.0), ("TB", 1099511627776.0)];
-
-/// A time; a bare number is in seconds.
-pub const SECONDS: Kind<Duration> = Kind {
-    name: "time, bare number in seconds",
-    words: &[],
-    read: |text| time(text, 1.0),
-    show: |it| Some(show_seconds(*it)),
-};
-
-/// A time; a bare number is in milliseconds.
-pub const MILLISECONDS: Kind<Duration> = Kind {
-    name: "time, bare number in milliseconds",
-    words: &[],
-    read: |text| time(text, 1e-3),
-    show: |it| Some(show_milliseconds(*it)),
-};
-
-/// A size; a bare number is in bytes.
-pub const BYTES: Kind<u64> =
-    Kind { name: "size, bare number in bytes", words: &[], read: bytes, show: |it| Some(it.to_string()) };
-
-/// How many.
-pub const COUNT: Kind<usize> = Kind {
-    name: "number",
-    words: &[],
-    read: |text| whole(text, 0, i64::from(i32::MAX)).map(|it| it as usize),
-    show: |it| Some(it.to_string()),
-};
-
-/// How many, at least one.
-pub const COUNT_NOT_0: Kind<usize> = Kind {
-    name: "number",
-    words: &[],
-    read: |text| whole(text, 1, i64::from(i32::MAX)).map(|it| it as usize),
-    show: |it| Some(it.to_string()),
-};
-
-/// A number that a system call takes.
-pub const NUMBER: Kind<u32> = Kind {
-    name: "number",
-    words: &[],
-    read: |text| whole(text, 0, i64::from(i32::MAX)).map(|it| it as u32),
-    show: |it| Some(it.to_string()),
-};
-
-/// PBKDF2 iterations: at least one.
-pub const ITERATIONS: Kind<u32> = Kind {
-    name: "number",
-    words: &[],
-    read: |text| whole(text, 1, i64::from(i32::MAX)).map(|it| it as u32),
-    show: |it| Some(it.to_string()),
-};
-
-/// A TCP port; 0 lets the system choose one.
-pub const PORT: Kind<u16> = Kind {
-    name: "port",
-    words: &[],
-    read: |text| whole(text, 0, 65535).map(|it| it as u16),
-    show: |it| Some(it.to_string()),
-};
-
-/// A process among peers. PgBouncer's range: `cf_peer_id` in `src/main.c`.
-pub const PEER_ID: Kind<u16> = Kind {
-    name: "number",
-    words: &[],
-    read: |text| whole(text, 0, 16383).map(|it| it as u16),
-    show: |it| Some(it.to_string()),
-};
-
-/// How talkative the log is; not set is 0.
-pub const VERBOSITY: Kind<u8> = Kind {
-    name: "number",
-    words: &[],
-    read: |text| if text.is_empty() { Ok(0) } else { whole(text, 0, 3).map(|it| it as u8) },
-    show: |it| Some(it.to_string()),
-};
-
-/// Permissions of a file, in octal with a leading zero.
-pub const FILE_MODE: Kind<u32> = Kind {
-    name: "permissions",
-    words: &[],
-    read: |text| {
-        whole(text, 0, 0o777)
-            .map(|it| it as u32)
-            .map_err(|it| it.hint("write it in octal: 0o770 or \"0770\""))
-    },
-    show: |it| Some(it.to_string()),
-};
-
-/// Off or on.
-pub const FLAG: Kind<bool> = Kind {
-    name: "0 or 1",
-    words: &["0", "1", "false", "true"],
-    read: flag,
-    show: |it| Some(if *it { "1" } else { "0" }.to_owned()),
-};
-
-/// Any text.
-pub const TEXT: Kind<String> =
-    Kind { name: "text", words: &[], read: |text| Ok(text.to_owned()), show: |it| Some(it.clone()) };
-
-/// Any text; empty is none.
-pub const MAYBE_TEXT: Kind<Option<String>> = Kind {
-    name: "text",
-    words: &[],
-    read: |text| Ok((!text.is_empty()).then(|| text.to_owned())),
-    show: |it| it.clone(),
-};
-
-/// A query that may be off (empty) or be the empty query (`<empty>`).
-pub const CHECK_QUERY: Kind<Option<String>> = Kind {
-    name: "query",
-    words: &[],
-    read: |text| {
-        Ok(match text {
-            "" => None,
-            "<empty>" => Some(String::new()),
-            query => Some(query.to_owned()),
-        })
-    },
-    show: |it| match it {
-        None => Some(String::new()),
-        Some(query) if query.is_empty() => Some("<empty>".to_owned()),
-        Some(query) => Some(query.clone()),
-    },
-};
-
-/// A text that SHOW does not reveal.
-pub const SECRET: Kind<Option<Secret>> = Kind {
-    name: "secret text",
-    words: &[],
-    read: |text| Ok((!text.is_empty()).then(|| Secret::new(text))),
-    show: |it| it.as_ref().map(|_| "********".to_owned()),
-};
-
-/// A file or directory; empty is none.
-pub const PATH: Kind<Option<PathBuf>> = Kind {
-    name: "path",
-    words: &[],
-    read: |text| Ok((!text.is_empty()).then(|| PathBuf::from(text))),
-    show: |it| it.as_ref().map(|path| path.display().to_string()),
-};
-
-/// Texts with commas between them.
-pub const LIST: Kind<Vec<String>> = Kind {
-    name: "list",
-    words: &[],
-    read: |text| Ok(items(text).map(str::to_owned).collect()),
-    show: |it| Some(it.join(", ")),
-};
-
-/// Users with commas between them.
-pub const USERS: Kind<Vec<UserName>> = Kind {
-    name: "list of users",
-    words: &[],
-    read: |text| items(text).map(user_name).collect(),
-    show: |it| Some(it.iter().map(UserName::as_str).collect::<Vec<_>>().join(", ")),
-};
-
-/// One user; empty is none.
-pub const USER: Kind<Option<UserName>> = Kind {
-    name: "user",
-    words: &[],
-    read: |text| if text.is_empty() { Ok(None) } else { user_name(text).map(Some) },
-    show: |it| it.as_ref().map(|user| user.as_str().to_owned()),
-};
-
-/// One database entry; empty is none.
-pub const DATABASE: Kind<Option<DatabaseName>> = Kind {
-    name: "database",
-    words: &[],
-    read: |text| if text.is_empty() { Ok(None) } else { database_name(text).map(Some) },
-    show: |it| it.as_ref().map(|database| database.as_str().to_owned()),
-};
-
-/// Declares a kind whose values are a handful of words, each the name of a variant.
-macro_rules! words {
-    ($(#[$doc:meta])* $kind:ident: $type:ty = $($word:literal => $variant:ident),+ $(,)?) => {
-        $(#[$doc])*
-        pub const $kind: Kind<$type> = Kind {
-            name: "word",
-            words: &[$($word),+],
-            read: |text| match text {
-                $(text if text.eq_ignore_ascii_case($word) => Ok(<$type>::$variant),)+
-                other => Err(not_among(other, &[$($word),+])),
-            },
-            show: |it| Some(match it { $(<$type>::$variant => $word,)+ }.to_owned()),
-        };
-    };
-}
-
-words! {
-    /// `pool_mode`.
-    POOL_MODE: PoolMode = "session" => Session, "transaction" => Transaction, "statement" => Statement
-}
-words! {
-    /// `auth_type`.
-    AUTH_TYPE: AuthType =
-        "any" => Any, "trust" => Trust, "plain" => Plain, "md5" => Md5, "scram-sha-256" => ScramSha256,
-        "cert" => Cert, "hba" => Hba, "ldap" => Ldap, "pam" => Pam
-}
-words! {
-    /// `client_tls_sslmode`, `server_tls_sslmode`.
-    SSL_MODE: SslMode =
-        "disable" => Disable, "allow" => Allow, "prefer" => Prefer, "require" => Require,
-        "verify-ca" => VerifyCa, "verify-full" => VerifyFull
-}
-words! {
-    /// `compatibility`.
-    COMPATIBILITY: Compatibility = "postgres" => Postgres, "pgbouncer" => PgBouncer
-}
-words! {
-    /// `log_format`.
-    LOG_FORMAT: LogFormat = "text" => Text, "json" => Json, "pgbouncer" => PgBouncer
-}
-words! {
-    /// `log_level`.
-    LOG_LEVEL: LogLevel =
-        "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace
-}
-
-/// Names of syslog's facilities, as PgBouncer takes them: `src/main.c` and `lib/usual/logging.c`.
-const FACILITIES: &[&str] = &[
-    "auth", "authpriv", "daemon", "user", "local0", "local1", "local2", "local3", "local4", "local5",
-    "local6", "local7",
-];
-
-/// `syslog_facility`.
-pub const FACILITY: Kind<String> = Kind {
-    name: "word",
-    words: FACILITIES,
-    read: |text| {
-        let found = FACILITIES.iter().find(|word| word.eq_ignore_ascii_case(text));
-        found.map(|word| (*word).to_owned()).ok_or_else(|| not_among(text, FACILITIES))
-    },
-    show: |it| Some(it.clone()),
-};
 
 /// Where a host entry points: a path or `@name` is a Unix socket.
 pub fn host(text: &str) -> Host {
@@ -326,11 +79,13 @@ fn name<'a>(text: &'a str, what: &str, bytes_max: usize) -> Result<&'a str, Faul
     }
 }
 
-fn items(text: &str) -> impl Iterator<Item = &str> {
+/// The parts of a list with commas.
+pub fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-fn flag(text: &str) -> Result<bool, Fault> {
+/// Off or on. PgBouncer writes 0 and 1; words are taken too.
+pub fn flag(text: &str) -> Result<bool, Fault> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "on" | "yes" => Ok(true),
         "false" | "off" | "no" => Ok(false),
@@ -365,7 +120,8 @@ fn integer(text: &str) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-fn whole(text: &str, min: i64, max: i64) -> Result<i64, Fault> {
+/// A whole number within a range.
+pub fn whole(text: &str, min: i64, max: i64) -> Result<i64, Fault> {
     let value = integer(text).ok_or_else(|| Fault::new(format!("not a whole number: \"{text}\"")))?;
     if (min..=max).contains(&value) {
         Ok(value)
@@ -396,7 +152,8 @@ fn show_units(units: &[(&str, f64)]) -> String {
     format!("units are {}", names.join(", "))
 }
 
-fn time(text: &str, bare: f64) -> Result<Duration, Fault> {
+/// A time; a number without a unit counts as `bare` seconds.
+pub fn time(text: &str, bare: f64) -> Result<Duration, Fault> {
     let seconds = quantity(text, bare, TIME_UNITS)?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(time) if time <= TIME_MAX => Ok(time),
@@ -404,7 +161,8 @@ fn time(text: &str, bare: f64) -> Result<Duration, Fault> {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, Fault> {
+/// A size in bytes.
+pub fn bytes(text: &str) -> Result<u64, Fault> {
     // A whole number of bytes is read without floating point, which would round large ones.
     if let Some(value) = integer(text) {
         return u64::try_from(value).map_err(|_| Fault::new("must not be negative").hint("0 or more"));
@@ -416,11 +174,13 @@ fn bytes(text: &str) -> Result<u64, Fault> {
 /// The largest size that can be set with a unit: beyond it `f64` skips numbers.
 const SIZE_MAX: f64 = 9007199254740992.0;
 
-fn show_seconds(time: Duration) -> String {
+/// A time as [`time`] reads it back with `bare` = 1.
+pub fn show_seconds(time: Duration) -> String {
     decimal(time.as_secs(), time.subsec_nanos(), 9)
 }
 
-fn show_milliseconds(time: Duration) -> String {
+/// A time as [`time`] reads it back with `bare` = 0.001.
+pub fn show_milliseconds(time: Duration) -> String {
     let millis = time.as_secs().saturating_mul(1000) + u64::from(time.subsec_millis());
     decimal(millis, time.subsec_nanos() % 1_000_000, 6)
 }
@@ -433,9 +193,10 @@ fn decimal(whole: u64, fraction: u32, digits: usize) -> String {
     }
 }
 
-fn not_among(text: &str, words: &[&str]) -> Fault {
+/// What to say of a word that is none of the possible ones.
+pub fn not_among(text: &str, words: &[&str]) -> Fault {
     let fault = Fault::new(format!("unknown value \"{text}\""));
-    match super::diagnostic::nearest(text, words.iter().copied()) {
+    match nearest(text, words.iter().copied()) {
         Some(word) => fault.hint(format!("did you mean \"{word}\"? one of {}", words.join(", "))),
         None => fault.hint(format!("one of {}", words.join(", "))),
     }

@@ -21,11 +21,11 @@ settings! {
         "Append the client's host and port to its `application_name` when it connects."
     auth_dbname: Option<DatabaseName> = DATABASE, None, Live;
         "The entry of `[databases]` on which `auth_query` runs. Without it: the client's own."
-    auth_file: Option<PathBuf> = PATH, None, Live;
+    auth_file: Option<PathBuf> = SECRET_FILE, None, Live;
         "File with users and their secrets, one `\"user\" \"secret\"` a line."
-    auth_hba_file: Option<PathBuf> = PATH, Some(""), Live;
+    auth_hba_file: Option<PathBuf> = FILE, Some(""), Live;
         "File that says who may log in from where and how, like `pg_hba.conf`. Read when `auth_type` is `hba`."
-    auth_ident_file: Option<PathBuf> = PATH, None, Live;
+    auth_ident_file: Option<PathBuf> = FILE, None, Live;
         "File with the name maps that `auth_hba_file` refers to, like `pg_ident.conf`."
     auth_ldap_options: Option<Secret> = SECRET, None, Live;
         "Options of an LDAP login when `auth_type` is `ldap`, as in `pg_hba.conf`."
@@ -45,9 +45,9 @@ settings! {
         "Longest time from a client's connect to the end of its login. 0: no limit."
     client_tls13_ciphers: Option<String> = MAYBE_TEXT, None, NewConnections;
         "Cipher suites of TLS 1.3 towards clients, with colons between them."
-    client_tls_ca_file: Option<PathBuf> = PATH, Some(""), NewConnections;
+    client_tls_ca_file: Option<PathBuf> = FILE, Some(""), NewConnections;
         "Certificates of the authorities that may have signed clients' certificates."
-    client_tls_cert_file: Option<PathBuf> = PATH, Some(""), NewConnections;
+    client_tls_cert_file: Option<PathBuf> = FILE, Some(""), NewConnections;
         "Certificate shown to clients, with its chain."
     client_tls_ciphers: String = TEXT, Some("default"), NewConnections;
         "Cipher suites of TLS 1.2 towards clients: `default`, `secure`, `all`, or names with colons between them."
@@ -55,9 +55,9 @@ settings! {
         "Diffie-Hellman parameters towards clients."
     client_tls_ecdhcurve: String = TEXT, Some("auto"), NewConnections;
         "Curves of the key exchange with clients: `auto`, or names with colons between them."
-    client_tls_key_file: Option<PathBuf> = PATH, Some(""), NewConnections;
+    client_tls_key_file: Option<PathBuf> = SECRET_FILE, Some(""), NewConnections;
         "Private key of `client_tls_cert_file`."
-    client_tls_protocols: String = TEXT, Some("secure"), NewConnections;
+    client_tls_protocols: String = TLS_PROTOCOLS, Some("secure"), NewConnections;
         "TLS versions towards clients: `secure`, `all`, or a list of `tlsv1.2`, `tlsv1.3`."
     client_tls_sslmode: SslMode = SSL_MODE, Some("disable"), NewConnections;
         "TLS with clients."
@@ -161,15 +161,15 @@ settings! {
         "Use the server next that has been idle longest, in place of the one used last."
     server_tls13_ciphers: Option<String> = MAYBE_TEXT, None, NewConnections;
         "Cipher suites of TLS 1.3 towards servers, with colons between them."
-    server_tls_ca_file: Option<PathBuf> = PATH, Some(""), NewConnections;
+    server_tls_ca_file: Option<PathBuf> = FILE, Some(""), NewConnections;
         "Certificates of the authorities that may have signed servers' certificates."
-    server_tls_cert_file: Option<PathBuf> = PATH, Some(""), NewConnections;
+    server_tls_cert_file: Option<PathBuf> = FILE, Some(""), NewConnections;
         "Certificate shown to servers that ask for one."
     server_tls_ciphers: String = TEXT, Some("default"), NewConnections;
         "Cipher suites of TLS 1.2 towards servers: `default`, `secure`, `all`, or names with colons between them."
-    server_tls_key_file: Option<PathBuf> = PATH, Some(""), NewConnections;
+    server_tls_key_file: Option<PathBuf> = SECRET_FILE, Some(""), NewConnections;
         "Private key of `server_tls_cert_file`."
-    server_tls_protocols: String = TEXT, Some("secure"), NewConnections;
+    server_tls_protocols: String = TLS_PROTOCOLS, Some("secure"), NewConnections;
         "TLS versions towards servers: `secure`, `all`, or a list of `tlsv1.2`, `tlsv1.3`."
     server_tls_sslmode: SslMode = SSL_MODE, Some("prefer"), NewConnections;
         "TLS with servers."
@@ -219,7 +219,7 @@ settings! {
         "How much more to log, from 0 to 3."
     compatibility: Compatibility = COMPATIBILITY, Some("postgres"), Live, ini "pgbouncer";
         "Whose behaviour to show where PostgreSQL and PgBouncer differ: SQLSTATEs, errors of prepared statements."
-    http_listen: Option<String> = MAYBE_TEXT, None, Restart;
+    http_listen: Option<String> = ADDRESS, None, Restart;
         "Address and port for `/metrics`, `/live` and `/ready` over HTTP. Empty: off."
     log_format: LogFormat = LOG_FORMAT, Some("text"), Restart, ini "pgbouncer";
         "Shape of a log line: for people, one JSON object, or PgBouncer's."
