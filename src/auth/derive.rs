@@ -34,8 +34,11 @@ impl Derivation {
 
     /// Does the work: PBKDF2 with as many rounds as `iterations` says. Never call it on a worker's thread.
     pub fn run(&self) -> Keys {
-        let salted =
-            Zeroizing::new(pbkdf2_hmac_array::<Sha256, 32>(&self.password, &self.salt, self.iterations.get()));
+        let salted = Zeroizing::new(pbkdf2_hmac_array::<Sha256, 32>(
+            &self.password,
+            &self.salt,
+            self.iterations.get(),
+        ));
         Keys {
             client_key: Zeroizing::new(hmac_sha256(&*salted, b"Client Key")),
             server_key: Zeroizing::new(hmac_sha256(&*salted, b"Server Key")),

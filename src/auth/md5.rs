@@ -20,14 +20,17 @@ pub struct Md5Hash(Zeroizing<[u8; DIGITS]>);
 
 impl Md5Hash {
     /// That of a user's password.
-    pub fn of(password: &str, user: &str) -> Self {
-        Self(Zeroizing::new(digits(&[password.as_bytes(), user.as_bytes()])))
+    pub fn of(password: &[u8], user: &str) -> Self {
+        Self(Zeroizing::new(digits(&[password, user.as_bytes()])))
     }
 
     /// Reads `md5` and 32 lower-case digits; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = <[u8; DIGITS]>::try_from(text.strip_prefix("md5")?.as_bytes()).ok()?;
-        digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then(|| Self(Zeroizing::new(digits)))
+        digits
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            .then(|| Self(Zeroizing::new(digits)))
     }
 
     /// The answer to a challenge with this salt.
@@ -69,9 +72,11 @@ mod tests {
 
     #[test]
     fn answers_are_those_of_postgres_protocol() {
-        for (user, password, salt) in [("md5_user", "password", [0x2a, 0x3d, 0x8f, 0xe0]), ("ü", "", [0; 4])] {
-            let theirs = postgres_protocol::authentication::md5_hash(user.as_bytes(), password.as_bytes(), salt);
-            let hash = Md5Hash::of(password, user);
+        for (user, password, salt) in [("md5_user", "password", [0x2a, 0x3d, 0x8f, 0xe0]), ("ü", "", [0; 4])]
+        {
+            let theirs =
+                postgres_protocol::authentication::md5_hash(user.as_bytes(), password.as_bytes(), salt);
+            let hash = Md5Hash::of(password.as_bytes(), user);
             assert_eq!(*hash.answer(salt), theirs);
             assert!(hash.accepts(theirs.as_bytes(), salt));
         }
@@ -79,16 +84,22 @@ mod tests {
 
     #[test]
     fn a_stored_hash_is_that_of_its_password() {
-        let hash = Md5Hash::of("password", "md5_user");
+        let hash = Md5Hash::of(b"password", "md5_user");
         let text = format!("md5{}", std::str::from_utf8(&*hash.0).unwrap());
         assert!(Md5Hash::parse(&text).is_some_and(|parsed| parsed == hash));
     }
 
     #[test]
     fn wrong_answers_are_refused() {
-        let hash = Md5Hash::of("password", "user");
+        let hash = Md5Hash::of(b"password", "user");
         let answer = hash.answer([1, 2, 3, 4]);
-        for wrong in [&b""[..], b"password", b"md5", &answer.as_bytes()[..34], Md5Hash::of("x", "user").answer([1, 2, 3, 4]).as_bytes()] {
+        for wrong in [
+            &b""[..],
+            b"password",
+            b"md5",
+            &answer.as_bytes()[..34],
+            Md5Hash::of(b"x", "user").answer([1, 2, 3, 4]).as_bytes(),
+        ] {
             assert!(!hash.accepts(wrong, [1, 2, 3, 4]));
         }
         assert!(!hash.accepts(answer.as_bytes(), [1, 2, 3, 5]));

@@ -181,7 +181,10 @@ mod tests {
             assert_eq!(format!("{:?}", Stored::parse(text).unwrap()), form, "{text:?}");
         }
         let upper_case = md5.to_uppercase().replacen("MD5", "md5", 1);
-        assert!(matches!(Stored::parse(&upper_case), Ok(Stored::Plain(_))), "PostgreSQL's digits are lower case");
+        assert!(
+            matches!(Stored::parse(&upper_case), Ok(Stored::Plain(_))),
+            "PostgreSQL's digits are lower case"
+        );
     }
 
     #[test]
@@ -200,8 +203,16 @@ mod tests {
             ("no salt", VERIFIER.replacen(":QUF", "QUF", 1), StoredError::Verifier("layout")),
             ("no keys", "SCRAM-SHA-256$4096:QUFB".to_owned(), StoredError::Verifier("layout")),
             ("zero iterations", VERIFIER.replacen("4096", "0", 1), StoredError::Verifier("iteration count")),
-            ("negative iterations", VERIFIER.replacen("4096", "-1", 1), StoredError::Verifier("iteration count")),
-            ("too many iterations", VERIFIER.replacen("4096", "4294967295", 1), StoredError::Verifier("iteration count")),
+            (
+                "negative iterations",
+                VERIFIER.replacen("4096", "-1", 1),
+                StoredError::Verifier("iteration count"),
+            ),
+            (
+                "too many iterations",
+                VERIFIER.replacen("4096", "4294967295", 1),
+                StoredError::Verifier("iteration count"),
+            ),
             ("salt not base64", VERIFIER.replacen("QUFB", "!!!!", 1), StoredError::Verifier("salt")),
             ("short key", VERIFIER.replacen("$MTIz", "$", 1), StoredError::Verifier("StoredKey")),
             ("long key", format!("{VERIFIER}AAAA"), StoredError::Verifier("ServerKey")),

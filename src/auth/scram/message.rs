@@ -34,7 +34,8 @@ impl<'a> ClientFirst<'a> {
             _ if flag.starts_with("p=") => return Err(ScramError::ChannelBindingRequired),
             _ => return Err(ScramError::Malformed("unknown channel binding flag")),
         };
-        let bare = rest.strip_prefix(',').ok_or(ScramError::Malformed("authorization identity not supported"))?;
+        let bare =
+            rest.strip_prefix(',').ok_or(ScramError::Malformed("authorization identity not supported"))?;
         let mut attributes = Attributes(Some(bare));
         // A leading `m=` is a mandatory extension; as any other first attribute it ends here.
         attributes.expect('n')?;

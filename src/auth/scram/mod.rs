@@ -132,7 +132,7 @@ pub struct Proof {
 
 impl Proof {
     /// Checks it; gives the client's keys, which the proof reveals to who knows the verifier, and our last message.
-    pub fn verify(self, stored_key: &[u8; 32], server_key: &[u8; 32]) -> Result<(Keys, String), ScramError> {
+    pub fn verify(&self, stored_key: &[u8; 32], server_key: &[u8; 32]) -> Result<(Keys, String), ScramError> {
         let signature = hmac_sha256(stored_key, self.auth_message.as_bytes());
         let keys = Keys {
             client_key: Zeroizing::new(xor(&self.proof, &signature)),
