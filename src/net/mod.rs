@@ -1,1 +1,24 @@
-//! The only module that names `tokio::net` and `rustls`.
+//! Sockets and TLS: the only module that names `tokio::net` and `rustls`.
+//!
+//! Owns listening, dialling, byte streams that can move between workers, TLS on both sides, the threads on which
+//! handshakes run, and the workers' read buffers. It knows nothing of PostgreSQL's messages, except that TLS with
+//! it has the ALPN name `postgresql`.
+
+mod address;
+pub mod buffers;
+pub mod dial;
+pub mod handshake;
+pub mod listen;
+mod options;
+mod socket;
+mod stream;
+pub mod tls;
+
+pub use address::{Address, Credentials, Endpoint};
+pub use buffers::Buffers;
+pub use dial::{DialError, Dialer};
+pub use handshake::{HandshakeError, Handshakes};
+pub use listen::{ListenError, Listener};
+pub use options::TcpOptions;
+pub use stream::{Detached, Stream, TlsInfo};
+pub use tls::{Tls, TlsError};

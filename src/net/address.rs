@@ -1,0 +1,57 @@
+//! Who is at the other end of a socket, as a value.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// One end of a connection, as SHOW and the logs name it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Address {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A process of this machine.
+    Unix {
+        /// Its process id; 0 where the kernel does not tell.
+        pid: i32,
+        /// Its user.
+        uid: u32,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { pid, .. } => write!(f, "unix({pid})"),
+        }
+    }
+}
+
+/// The process at the other end of a unix socket, as it was when it connected: `SO_PEERCRED` in unix(7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Credentials {
+    /// Process id; 0 where the kernel does not tell.
+    pub pid: i32,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Where a server was reached, so that a cancel goes to the very same place.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Endpoint {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A socket in the file system, or `@name` for an abstract one.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Threads for the arithmetic of logins: TLS handshakes and password hashing.
+//!
+//! A handshake costs as much CPU as a hundred queries. Here it never runs between the queries of a worker: the
+//! stream is handed to one of a few threads of lower priority, and comes back when the handshake is done. How many
+//! may be under way is bounded by [`UNDER_WAY_MAX`]; more wait for their turn.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
+
+use super::Stream;
+use super::tls::{Tls, in_openssls_words};
+
+/// How many logins may be under way on these threads at once. Most of them wait for the network, not for a CPU.
+pub const UNDER_WAY_MAX: usize = 4096;
+
+/// How much nicer than the workers these threads are: nice(2).
+const NICENESS: i32 = 5;
+
+/// Why a handshake did not come to an end.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The settings say `disable`.
+    #[error("TLS is disabled")]
+    Off,
+    /// TLS inside TLS.
+    #[error("SSL req inside SSL")]
+    Twice,
+    /// A name to verify that no certificate can hold.
+    #[error("TLS handshake failed: \"{host}\" is not a host name that a certificate can have")]
+    Name {
+        /// The name that was dialled.
+        host: String,
+    },
+    /// One side did not accept the other; the text is OpenSSL's where it has one.
+    #[error("TLS handshake failed: {0}")]
+    Refused(String),
+    /// The connection broke.
+    #[error("TLS handshake failed: {0}")]
+    Io(io::Error),
+    /// The process is ending.
+    #[error("TLS handshake failed: shutting down")]
+    Ended,
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(refused) => Self::Refused(in_openssls_words(refused)),
+            None => Self::Io(error),
+        }
+    }
+}
+
+/// A handle on the threads. Clones share them; they end with the last clone.
+#[derive(Clone, Debug)]
+pub struct Handshakes(Arc<Threads>);
+
+#[derive(Debug)]
+struct Threads {
+    runtimes: Vec<Handle>,
+    next: AtomicUsize,
+    permits: Arc<Semaphore>,
+    /// Dropped with the last handle: the threads wait for that.
+    _ends: Vec<oneshot::Sender<()>>,
+}
+
+impl Handshakes {
+    /// Starts the threads; at least one.
+    ///
+    /// Errors: the system gives no thread or no epoll.
+    pub fn start(threads: usize) -> io::Result<Self> {
+        let mut runtimes = Vec::new();
+        let mut ends = Vec::new();
+        for index in 0..threads.max(1) {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtimes.push(runtime.handle().clone());
+            let (sender, ended) = oneshot::channel::<()>();
+            ends.push(sender);
+            std::thread::Builder::new().name(format!("handshake-{index}")).spawn(move || {
+                // On Linux it counts for this thread alone. Without it logins merely compete with queries.
+                let _ = rustix::process::nice(NICENESS);
+                let _ = runtime.block_on(ended);
+            })?;
+        }
+        let permits = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+        Ok(Self(Arc::new(Threads { runtimes, next: AtomicUsize::new(0), permits, _ends: ends })))
+    }
+
+    /// Does a client's handshake; the stream comes back bound to the caller's runtime. Not cancel safe: dropping the
+    /// future closes the connection.
+    ///
+    /// Errors: as [`ClientSide::accept`](super::tls::ClientSide::accept).
+    pub async fn accept(&self, stream: Stream, tls: Arc<Tls>) -> Result<Stream, HandshakeError> {
+        let stream = stream.detach()?;
+        let detached = self
+            .run(async move {
+                let stream = tls.clients.accept(stream.attach()?).await?;
+                Ok::<_, HandshakeError>(stream.detach()?)
+            })
+            .await
+            .ok_or(HandshakeError::Ended)??;
+        Ok(detached.attach()?)
+    }
+
+    /// Does a handshake with a server; the stream comes back bound to the caller's runtime. Not cancel safe:
+    /// dropping the future closes the connection.
+    ///
+    /// Errors: as [`ServerSide::connect`](super::tls::ServerSide::connect).
+    pub async fn connect(&self, stream: Stream, tls: Arc<Tls>, host: &str) -> Result<Stream, HandshakeError> {
+        let stream = stream.detach()?;
+        let host = host.to_owned();
+        let detached = self
+            .run(async move {
+                let stream = tls.servers.connect(stream.attach()?, &host).await?;
+                Ok::<_, HandshakeError>(stream.detach()?)
+            })
+            .await
+            .ok_or(HandshakeError::Ended)??;
+        Ok(detached.attach()?)
+    }
+
+    /// Does a computation that would hold up a worker: PBKDF2. `None` if the process is ending.
+    pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        self.run(async move { work() }).await
+    }
+
+    async fn run<F>(&self, work: F) -> Option<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.0.permits).acquire_owned().await.ok()?;
+        let turn = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.runtimes.len();
+        let task = self.0.runtimes[turn].spawn(async move {
+            let done = work.await;
+            drop(permit);
+            done
+        });
+        let mut task = AbortOnDrop(task);
+        (&mut task.0).await.ok()
+    }
+}
+
+/// A login that nobody waits for any more is given up, with its connection.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,399 @@
+//! Where clients knock: TCP addresses and a unix socket.
+//!
+//! Sockets are bound first ([`bind`], no runtime needed) and listened on later. What is accepted comes as
+//! [`Detached`]: it is registered once, at the worker that will serve it. `tcp_defer_accept` has no effect: a client
+//! that connects and stays silent costs no more than its login slot.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Gid;
+use rustix::net::SocketFlags;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::socket::LooseSocket;
+use super::{Detached, TcpOptions};
+use crate::config::Settings;
+
+/// `UNIXSOCK_PATH_BUFLEN` in src/include/libpq/pqcomm.h, without the final zero byte.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// Where a socket listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A socket in the file system, or `@name` for an abstract one.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Place {
+    /// As PgBouncer logs it: `127.0.0.1:6432`, `unix:/tmp/.s.PGSQL.6432`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why a socket could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Neither `listen_addr` nor `unix_socket_dir` says anything.
+    #[error("nowhere to listen on")]
+    Nowhere,
+    /// A name in `listen_addr` that no resolver knows.
+    #[error("cannot listen on \"{name}\": {source}")]
+    Lookup {
+        /// The name.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system refuses the place.
+    #[error("cannot listen on {place}: {step}: {source}")]
+    Refused {
+        /// Where.
+        place: Place,
+        /// The system call.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another process answers on our unix socket.
+    #[error("unix socket is in use, cannot continue ({})", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A PostgreSQL server has, or had, this socket.
+    #[error("unix port is in use: there is a lock file {}", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The path does not fit into a socket address.
+    #[error("unix socket path \"{}\" is too long (at most {UNIX_PATH_BYTES_MAX} bytes)", path.display())]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+    },
+    /// `unix_socket_group` is no group of this machine.
+    #[error("unix_socket_group: no such group: {name}")]
+    Group {
+        /// The name.
+        name: String,
+    },
+}
+
+impl ListenError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Nowhere => "Set listen_addr, or unix_socket_dir, or both.".to_owned(),
+            Self::Lookup { .. } => "Give listen_addr addresses of this machine, or * for all.".to_owned(),
+            Self::Refused { source, place, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse => format!(
+                    "Another process listens there (ss -ltnp shows which). Stop it, or set another listen_port than {}.",
+                    place.port()
+                ),
+                io::ErrorKind::AddrNotAvailable => {
+                    "listen_addr must be an address of this machine, or * for all.".to_owned()
+                }
+                io::ErrorKind::PermissionDenied => match place {
+                    Place::Tcp(_) => {
+                        "Ports below 1024 need privileges; choose a higher listen_port.".to_owned()
+                    }
+                    Place::Unix(_) => {
+                        "Set unix_socket_dir to a directory that this user may write to.".to_owned()
+                    }
+                },
+                io::ErrorKind::NotFound => "Create the directory, or set another unix_socket_dir.".to_owned(),
+                _ => return None,
+            },
+            Self::InUse { .. } => {
+                "Another pooler or a PostgreSQL answers there. Stop it, or set another listen_port."
+                    .to_owned()
+            }
+            Self::Locked { .. } => {
+                "Remove the lock file if its PostgreSQL is gone, or set another listen_port.".to_owned()
+            }
+            Self::TooLong { .. } => "Set a shorter unix_socket_dir.".to_owned(),
+            Self::Group { .. } => "Only groups in /etc/group, and numbers, are known here.".to_owned(),
+        })
+    }
+}
+
+impl Place {
+    fn port(&self) -> String {
+        match self {
+            Self::Tcp(address) => address.port().to_string(),
+            Self::Unix(path) => path.extension().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// A socket that listens but is not served yet.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    place: Place,
+}
+
+/// Binds all that the settings ask for. Blocks on the resolver where `listen_addr` has names.
+///
+/// Errors: the first place that can't be had; the others are then free again.
+pub fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
+    let mut bound = Vec::new();
+    let mut port = settings.listen_port;
+    for name in &settings.listen_addr {
+        for mut address in addresses(name, port)? {
+            address.set_port(port);
+            match bind_tcp(address, settings) {
+                Ok(it) => {
+                    // A port of the kernel's choice is the same for all places.
+                    if let (0, Place::Tcp(address)) = (port, &it.place) {
+                        port = address.port();
+                    }
+                    bound.push(it);
+                }
+                // `*` means what there is: a machine may have one of IPv4 and IPv6 only.
+                Err(error) if name == "*" && is_no_such_family(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    if let Some(dir) = settings.unix_socket_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
+        bound.push(bind_unix(&dir.join(format!(".s.PGSQL.{port}")), settings)?);
+    }
+    if bound.is_empty() { Err(ListenError::Nowhere) } else { Ok(bound) }
+}
+
+fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
+    if name == "*" {
+        return Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]);
+    }
+    let failed = |source| ListenError::Lookup { name: name.to_owned(), source };
+    Ok((name, port).to_socket_addrs().map_err(failed)?.collect())
+}
+
+fn is_no_such_family(error: &ListenError) -> bool {
+    let ListenError::Refused { source, .. } = error else { return false };
+    source.kind() == io::ErrorKind::AddrNotAvailable
+        || source.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn bind_tcp(address: SocketAddr, settings: &Settings) -> Result<Bound, ListenError> {
+    let at = |step| move |source| ListenError::Refused { place: Place::Tcp(address), step, source };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(at("socket"))?;
+    socket.set_reuse_address(true).map_err(at("SO_REUSEADDR"))?;
+    if address.is_ipv6() {
+        // Else `*` would take the IPv4 port twice.
+        socket.set_only_v6(true).map_err(at("IPV6_V6ONLY"))?;
+    }
+    if settings.so_reuseport {
+        socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
+    }
+    TcpOptions::of(settings).apply_buffers(&socket).map_err(at("tcp_socket_buffer"))?;
+    socket.bind(&address.into()).map_err(at("bind"))?;
+    socket.listen(backlog(settings)).map_err(at("listen"))?;
+    let given = socket.local_addr().ok().and_then(|it| it.as_socket()).unwrap_or(address);
+    Ok(Bound { socket, place: Place::Tcp(given) })
+}
+
+fn backlog(settings: &Settings) -> i32 {
+    i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX)
+}
+
+fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, ListenError> {
+    let at = |step| move |source| ListenError::Refused { place: Place::Unix(path.into()), step, source };
+    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
+        return Err(ListenError::TooLong { path: path.into() });
+    }
+    let is_abstract = path.as_os_str().as_encoded_bytes().first() == Some(&b'@');
+    if !is_abstract {
+        remove_stale(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(at("socket"))?;
+    let address = unix_address(path).map_err(at("address"))?;
+    socket.bind(&address).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse if is_abstract => ListenError::InUse { path: path.into() },
+        _ => at("bind")(source),
+    })?;
+    if !is_abstract {
+        let mode = std::fs::Permissions::from_mode(settings.unix_socket_mode);
+        std::fs::set_permissions(path, mode).map_err(at("chmod"))?;
+        if let Some(name) = settings.unix_socket_group.as_deref().filter(|name| !name.is_empty()) {
+            let group = group(name).ok_or_else(|| ListenError::Group { name: name.to_owned() })?;
+            rustix::fs::chown(path, None, Some(group)).map_err(io::Error::from).map_err(at("chown"))?;
+        }
+    }
+    socket.listen(backlog(settings)).map_err(at("listen"))?;
+    Ok(Bound { socket, place: Place::Unix(path.into()) })
+}
+
+/// A path with `@` in front means an abstract socket, whose address begins with a zero byte.
+pub(super) fn unix_address(path: &Path) -> io::Result<SockAddr> {
+    SockAddr::unix(unix_path(path))
+}
+
+/// The path as the kernel wants it.
+pub(super) fn unix_path(path: &Path) -> PathBuf {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    match path.as_os_str().as_bytes() {
+        [b'@', rest @ ..] => OsStr::from_bytes(&[&[0], rest].concat()).into(),
+        _ => path.into(),
+    }
+}
+
+/// Removes a socket that a process left behind. One that still answers is left alone, and so is any other file:
+/// `bind` will then say that the place is taken.
+fn remove_stale(path: &Path) -> Result<(), ListenError> {
+    let lock = PathBuf::from(format!("{}.lock", path.display()));
+    if lock.symlink_metadata().is_ok() {
+        return Err(ListenError::Locked { path: lock });
+    }
+    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Ok(());
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|source| ListenError::Refused {
+                place: Place::Unix(path.into()),
+                step: "unlink",
+                source,
+            })
+        }
+        // Also if it answers with an error other than that nobody is there: its queue may be full.
+        _ => Err(ListenError::InUse { path: path.into() }),
+    }
+}
+
+/// A group's number, from its name in /etc/group.
+fn group(name: &str) -> Option<Gid> {
+    let number = name.parse().ok().or_else(|| {
+        let groups = std::fs::read_to_string("/etc/group").ok()?;
+        let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
+        line.split(':').nth(2)?.parse().ok()
+    });
+    number.map(Gid::from_raw)
+}
+
+impl Bound {
+    /// Takes over a socket that listens already: from the process before, or from the service manager.
+    ///
+    /// Errors: it is no such socket.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        let address = socket.local_addr()?;
+        let place = if let Some(address) = address.as_socket() {
+            Place::Tcp(address)
+        } else if let Some(path) = address.as_pathname() {
+            Place::Unix(path.into())
+        } else if let Some(name) = address.as_abstract_namespace() {
+            Place::Unix(format!("@{}", String::from_utf8_lossy(name)).into())
+        } else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        Ok(Self { socket, place })
+    }
+
+    /// Where it listens.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Begins to serve it on the current runtime.
+    ///
+    /// Errors: the reactor refuses.
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; the socket is owned here, so its descriptor stays open"
+    )]
+    pub fn serve(self) -> io::Result<Listener> {
+        self.socket.set_nonblocking(true)?;
+        let socket = AsyncFd::with_interest(self.socket, Interest::READABLE)?;
+        Ok(Listener { socket, place: self.place })
+    }
+}
+
+/// A socket whose connections are accepted. Dropping it closes it, but leaves a unix socket's file in place.
+#[derive(Debug)]
+pub struct Listener {
+    socket: AsyncFd<Socket>,
+    place: Place,
+}
+
+impl Listener {
+    /// Where it listens.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The next connection, with the options set on it. Cancel safe.
+    ///
+    /// Errors: no file descriptor or memory is left. The connection waits; accept again after a while.
+    pub async fn accept(&self, options: &TcpOptions) -> io::Result<Detached> {
+        loop {
+            let accepted = self.socket.async_io(Interest::READABLE, |socket| accept(socket)).await;
+            match accepted {
+                Ok(fd) if matches!(self.place, Place::Unix(_)) => {
+                    return Ok(Detached::plain(LooseSocket::Unix(fd.into())));
+                }
+                Ok(fd) => {
+                    let socket = std::net::TcpStream::from(fd);
+                    // It fails only for a client that has gone already, which its first read will tell.
+                    let _ = options.apply(&socket);
+                    return Ok(Detached::plain(LooseSocket::Tcp(socket)));
+                }
+                Err(error) if is_of_one_client(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Closes it and removes a unix socket's file: at the end of a process that nobody follows.
+    pub fn remove(self) {
+        if let Place::Unix(path) = &self.place
+            && path.as_os_str().as_encoded_bytes().first() != Some(&b'@')
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn accept(socket: &Socket) -> io::Result<OwnedFd> {
+    Ok(rustix::net::accept_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+}
+
+/// Errors of a connection that died in the queue: "Error handling" in accept(2).
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::Interrupted
+            | Kind::ConnectionReset
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
+    )
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests;

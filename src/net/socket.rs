@@ -1,0 +1,200 @@
+//! A plain socket, TCP or unix, bound to the runtime of one worker; and the same socket bound to none.
+//!
+//! Reads go through tokio's `poll_read`, which forgets that a socket is readable after a short read: so hearing that
+//! nothing more is there costs no system call.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{Address, Credentials};
+
+/// A socket that belongs to the current runtime.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A socket that belongs to no runtime.
+#[derive(Debug)]
+pub(super) enum LooseSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl LooseSocket {
+    pub(super) fn attach(self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(socket) => TcpStream::from_std(socket).map(Socket::Tcp),
+            Self::Unix(socket) => UnixStream::from_std(socket).map(Socket::Unix),
+        }
+    }
+}
+
+impl Socket {
+    pub(super) fn detach(self) -> io::Result<LooseSocket> {
+        match self {
+            Self::Tcp(socket) => socket.into_std().map(LooseSocket::Tcp),
+            Self::Unix(socket) => socket.into_std().map(LooseSocket::Unix),
+        }
+    }
+
+    pub(super) fn peer_address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().map(Address::Tcp),
+            Self::Unix(socket) => {
+                let peer = socket.peer_cred()?;
+                Ok(Address::Unix { pid: peer.pid().unwrap_or(0), uid: peer.uid() })
+            }
+        }
+    }
+
+    pub(super) fn local_address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().map(Address::Tcp),
+            Self::Unix(_) => Ok(Address::Unix {
+                pid: rustix::process::getpid().as_raw_nonzero().get(),
+                uid: rustix::process::geteuid().as_raw(),
+            }),
+        }
+    }
+
+    pub(super) fn credentials(&self) -> Option<Credentials> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(socket) => {
+                let peer = socket.peer_cred().ok()?;
+                Some(Credentials { pid: peer.pid().unwrap_or(0), uid: peer.uid(), gid: peer.gid() })
+            }
+        }
+    }
+
+    /// Ready with the number of bytes seen, of which 0 means the end, without taking them off the socket. Costs a
+    /// system call only when the reactor says that the socket has turned readable.
+    pub(super) fn poll_peek(&self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let seen = match self {
+                Self::Tcp(socket) => {
+                    ready!(socket.poll_read_ready(cx))?;
+                    socket.try_io(Interest::READABLE, || peek(socket, bytes))
+                }
+                Self::Unix(socket) => {
+                    ready!(socket.poll_read_ready(cx))?;
+                    socket.try_io(Interest::READABLE, || peek(socket, bytes))
+                }
+            };
+            match seen {
+                // The readiness was stale; `try_io` has cleared it, and the next round registers the waker.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                seen => return Poll::Ready(seen),
+            }
+        }
+    }
+}
+
+fn peek(socket: impl std::os::fd::AsFd, bytes: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = rustix::net::recv(socket, bytes, RecvFlags::PEEK)?;
+    Ok(count)
+}
+
+impl AsyncRead for Socket {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, out),
+            Self::Unix(socket) => Pin::new(socket).poll_read(cx, out),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+        }
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+        }
+    }
+
+    #[inline]
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
+
+/// The place of a socket inside a TLS stream, from which it can be taken while the stream changes its worker.
+#[derive(Debug)]
+pub(super) struct Slot(pub(super) Option<Socket>);
+
+impl Slot {
+    #[inline]
+    fn socket(self: Pin<&mut Self>) -> io::Result<Pin<&mut Socket>> {
+        self.get_mut().0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl AsyncRead for Slot {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.socket()?.poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Slot {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.socket()?.poll_write(cx, bytes)
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.socket()?.poll_write_vectored(cx, slices)
+    }
+
+    #[inline]
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket()?.poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,316 @@
+//! A byte stream to a client or a server: plain or TLS, over TCP or a unix socket.
+//!
+//! A stream belongs to the runtime it was made on. To give it to another worker it is detached (deregistered), sent
+//! there and attached; nothing that was received and not yet read, or written and not yet sent, is lost on the way.
+//!
+//! Writing to a TLS stream may leave encrypted bytes inside it: whoever writes must flush until that is ready. On a
+//! plain stream a flush costs nothing.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use rustls::{CommonState, SupportedCipherSuite};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio_rustls::{client, server};
+
+use super::socket::{LooseSocket, Slot, Socket};
+use super::tls::{PeerCertificate, cipher_name, version_name};
+use super::{Address, Credentials};
+
+/// A connection's bytes.
+pub struct Stream(Kind);
+
+enum Kind {
+    Plain(Socket),
+    /// TLS that a client began with us.
+    Accepted(Box<server::TlsStream<Slot>>),
+    /// TLS that we began with a server.
+    Connected(Box<client::TlsStream<Slot>>),
+}
+
+/// A stream between two runtimes. Dropping it closes the connection.
+pub struct Detached {
+    socket: LooseSocket,
+    around: Around,
+}
+
+enum Around {
+    Nothing,
+    Accepted(Box<server::TlsStream<Slot>>),
+    Connected(Box<client::TlsStream<Slot>>),
+}
+
+/// What a TLS handshake came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsInfo {
+    /// As OpenSSL spells it: `TLSv1.3`.
+    pub version: &'static str,
+    /// As OpenSSL spells it: `TLS_AES_256_GCM_SHA384`, `ECDHE-RSA-AES128-GCM-SHA256`.
+    pub cipher: &'static str,
+    /// True where both sides agreed on the ALPN name `postgresql`.
+    pub alpn: bool,
+    /// The names in the certificate that the other side showed.
+    pub peer_certificate: Option<PeerCertificate>,
+}
+
+impl fmt::Display for TlsInfo {
+    /// As SHOW CLIENTS prints it: `TLSv1.3/TLS_AES_256_GCM_SHA384`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.version, self.cipher)
+    }
+}
+
+impl Stream {
+    pub(super) fn plain(socket: Socket) -> Self {
+        Self(Kind::Plain(socket))
+    }
+
+    pub(super) fn accepted(stream: server::TlsStream<Slot>) -> Self {
+        Self(Kind::Accepted(Box::new(stream)))
+    }
+
+    pub(super) fn connected(stream: client::TlsStream<Slot>) -> Self {
+        Self(Kind::Connected(Box::new(stream)))
+    }
+
+    /// Two streams that are connected with each other, for tests.
+    ///
+    /// Errors: no file descriptor is left.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = tokio::net::UnixStream::pair()?;
+        Ok((Self::plain(Socket::Unix(one)), Self::plain(Socket::Unix(other))))
+    }
+
+    /// Takes the stream off this worker's runtime, so that another worker can have it.
+    ///
+    /// Errors: the reactor refuses; the connection is then closed.
+    pub fn detach(self) -> io::Result<Detached> {
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        let (socket, around) = match self.0 {
+            Kind::Plain(socket) => (socket, Around::Nothing),
+            Kind::Accepted(mut tls) => {
+                let socket = tls.get_mut().0.0.take().ok_or_else(gone)?;
+                (socket, Around::Accepted(tls))
+            }
+            Kind::Connected(mut tls) => {
+                let socket = tls.get_mut().0.0.take().ok_or_else(gone)?;
+                (socket, Around::Connected(tls))
+            }
+        };
+        Ok(Detached { socket: socket.detach()?, around })
+    }
+
+    /// The plain socket, for a handshake on top of it; `None` where there is TLS already.
+    pub(super) fn into_socket(self) -> Option<Socket> {
+        match self.0 {
+            Kind::Plain(socket) => Some(socket),
+            Kind::Accepted(_) | Kind::Connected(_) => None,
+        }
+    }
+
+    /// True where the bytes are encrypted.
+    pub fn is_tls(&self) -> bool {
+        !matches!(self.0, Kind::Plain(_))
+    }
+
+    /// True over a unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket(), Some(Socket::Unix(_)))
+    }
+
+    fn socket(&self) -> Option<&Socket> {
+        match &self.0 {
+            Kind::Plain(socket) => Some(socket),
+            Kind::Accepted(tls) => tls.get_ref().0.0.as_ref(),
+            Kind::Connected(tls) => tls.get_ref().0.0.as_ref(),
+        }
+    }
+
+    fn connected_socket(&self) -> io::Result<&Socket> {
+        self.socket().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Who is at the other end.
+    ///
+    /// Errors: the connection is gone.
+    pub fn peer_addr(&self) -> io::Result<Address> {
+        self.connected_socket()?.peer_address()
+    }
+
+    /// Which of our addresses the other end talks to.
+    ///
+    /// Errors: the connection is gone.
+    pub fn local_addr(&self) -> io::Result<Address> {
+        self.connected_socket()?.local_address()
+    }
+
+    /// The process at the other end of a unix socket.
+    pub fn peer_credentials(&self) -> Option<Credentials> {
+        self.socket()?.credentials()
+    }
+
+    /// What the TLS handshake came to; `None` on a plain stream.
+    pub fn tls_info(&self) -> Option<TlsInfo> {
+        let state: &CommonState = match &self.0 {
+            Kind::Plain(_) => return None,
+            Kind::Accepted(tls) => tls.get_ref().1,
+            Kind::Connected(tls) => tls.get_ref().1,
+        };
+        Some(TlsInfo {
+            version: version_name(state.protocol_version()),
+            cipher: cipher_name(state.negotiated_cipher_suite().map(|it: SupportedCipherSuite| it.suite())),
+            alpn: state.alpn_protocol().is_some(),
+            peer_certificate: state
+                .peer_certificates()
+                .and_then(<[_]>::first)
+                .and_then(|certificate| PeerCertificate::read(certificate)),
+        })
+    }
+
+    /// Ready when there is something to read, or the end, or an error: reading will not wait then. Takes nothing off
+    /// the stream. Without news from the reactor it costs no system call, so idle servers are watched with it.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Kind::Plain(socket) => socket.poll_peek(cx, &mut [0]).map(drop),
+            // A TLS record is not always data: a session ticket, say. So it is decrypted here, and stays inside.
+            Kind::Accepted(tls) => Pin::new(&mut **tls).poll_fill_buf(cx).map(drop),
+            Kind::Connected(tls) => Pin::new(&mut **tls).poll_fill_buf(cx).map(drop),
+        }
+    }
+
+    /// Waits for [`Self::poll_readable`]. Cancel safe.
+    pub async fn readable(&mut self) {
+        poll_fn(|cx| self.poll_readable(cx)).await;
+    }
+
+    /// The first byte that arrives, left where it is; `None` at the end. Tells direct TLS (0x16) from a start-up
+    /// packet. Cancel safe.
+    ///
+    /// Errors: the connection is gone.
+    pub async fn peek_first_byte(&mut self) -> io::Result<Option<u8>> {
+        poll_fn(|cx| {
+            let mut byte = [0];
+            let count = match &mut self.0 {
+                Kind::Plain(socket) => ready!(socket.poll_peek(cx, &mut byte))?,
+                Kind::Accepted(tls) => first_of(ready!(Pin::new(&mut **tls).poll_fill_buf(cx))?, &mut byte),
+                Kind::Connected(tls) => first_of(ready!(Pin::new(&mut **tls).poll_fill_buf(cx))?, &mut byte),
+            };
+            Poll::Ready(Ok((count > 0).then_some(byte[0])))
+        })
+        .await
+    }
+
+    /// Reads once into the spare room of `buffer`, which is never enlarged; 0 bytes read mean the end.
+    ///
+    /// Errors: the connection is gone, or `buffer` has no room.
+    #[inline]
+    pub fn poll_read_into(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+        if buffer.len() == buffer.capacity() {
+            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+        }
+        pin!(self.read_buf(buffer)).poll(cx)
+    }
+}
+
+fn first_of(bytes: &[u8], byte: &mut [u8; 1]) -> usize {
+    let count = bytes.len().min(1);
+    byte[..count].copy_from_slice(&bytes[..count]);
+    count
+}
+
+impl Detached {
+    pub(super) fn plain(socket: LooseSocket) -> Self {
+        Self { socket, around: Around::Nothing }
+    }
+
+    /// Binds the stream to the runtime of the calling worker.
+    ///
+    /// Errors: the reactor refuses; the connection is then closed.
+    pub fn attach(self) -> io::Result<Stream> {
+        let socket = self.socket.attach()?;
+        Ok(Stream(match self.around {
+            Around::Nothing => Kind::Plain(socket),
+            Around::Accepted(mut tls) => {
+                tls.get_mut().0.0 = Some(socket);
+                Kind::Accepted(tls)
+            }
+            Around::Connected(mut tls) => {
+                tls.get_mut().0.0 = Some(socket);
+                Kind::Connected(tls)
+            }
+        }))
+    }
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            Kind::Plain(socket) => Pin::new(socket).poll_read(cx, out),
+            Kind::Accepted(tls) => Pin::new(&mut **tls).poll_read(cx, out),
+            Kind::Connected(tls) => Pin::new(&mut **tls).poll_read(cx, out),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().0 {
+            Kind::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Kind::Accepted(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
+            Kind::Connected(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
+        }
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().0 {
+            Kind::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Kind::Accepted(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, slices),
+            Kind::Connected(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    #[inline]
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            Kind::Plain(_) => Poll::Ready(Ok(())),
+            Kind::Accepted(tls) => Pin::new(&mut **tls).poll_flush(cx),
+            Kind::Connected(tls) => Pin::new(&mut **tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            Kind::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Kind::Accepted(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Kind::Connected(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_tls() { "tls" } else { "plain" };
+        write!(f, "Stream({kind}, {:?})", self.socket())
+    }
+}
+
+impl fmt::Debug for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Detached({:?})", self.socket)
+    }
+}
