@@ -1,0 +1,8 @@
+//! pgweir against real PostgreSQL clusters that the tests start themselves: one file for each part of its behaviour.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail wherever something is not as it must be")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod relay;
