@@ -267,6 +267,7 @@ pub(in crate::net) fn in_openssls_words(error: &Error) -> String {
                 CertificateError::NotValidForNameContext { expected, .. } => {
                     format!("name `{}' not present in server certificate", expected.to_str())
                 }
+                CertificateError::BadSignature => "certificate signature failure".to_owned(),
                 other => other.to_string(),
             };
             format!("certificate verify failed: {reason}")
