@@ -1,1 +1,3 @@
-//! Who gets which server.
+//! Pools of servers.
+
+pub mod schedule;

@@ -1,0 +1,565 @@
+//! Who gets which server in one pool.
+//!
+//! Owns the counts, the idle servers and the queue of one pool, as a pure value: servers and waiters are opaque, time
+//! is an argument, and nothing here opens or closes anything. It refuses to know about other pools; limits across
+//! pools are asked by whoever acts on [`Schedule::next_open`]. Invariants: nobody waits while a fitting server is
+//! idle; servers never exceed `pool_size` plus reserve, those being opened and closed included; a server with a cancel
+//! request on its way is given to nobody.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::config::PoolSettings;
+use crate::ids::{ClientId, WorkerId};
+
+mod answer;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod waiters;
+
+pub use answer::{Checkout, CloseReason, Closing, Flow, OpenFailure, Opening, Release};
+pub use slots::{Counts, Seat};
+use slots::{Slot, Slots, State};
+use waiters::Waiters;
+pub use waiters::{WaitTicket, Waiter};
+
+/// A released server may go to a waiter of the same worker, past others, while nobody has waited longer than this:
+/// it saves two system calls and a wake-up across threads, and costs no more fairness than this.
+pub const SAME_WORKER_PREFERENCE_MAX: Duration = Duration::from_millis(2);
+
+/// How far the idle list and the queue are searched for one of the same worker.
+const SAME_WORKER_SEARCH_MAX: usize = 16;
+
+#[derive(Debug)]
+struct Failure<E> {
+    error: E,
+    retry_at: Instant,
+}
+
+/// One pool's servers and waiters. `S`: a server; `W`: how to reach a waiter; `E`: why a server could not be opened.
+#[derive(Debug)]
+pub struct Schedule<S, W, E> {
+    settings: PoolSettings,
+    slots: Slots<S>,
+    /// Idle servers; the front one has been idle longest.
+    idle: VecDeque<Seat>,
+    waiters: Waiters<W>,
+    flow: Flow,
+    generation: u32,
+    failure: Option<Failure<E>>,
+    /// When a server was last closed for its age: the next waits a while, so that a pool does not end at once.
+    lifetime_closed: Option<Instant>,
+}
+
+impl<S, W, E: Clone> Schedule<S, W, E> {
+    /// An empty pool.
+    pub fn new(settings: PoolSettings) -> Self {
+        Self {
+            settings,
+            slots: Slots::new(),
+            idle: VecDeque::new(),
+            waiters: Waiters::new(),
+            flow: Flow::Running,
+            generation: 0,
+            failure: None,
+            lifetime_closed: None,
+        }
+    }
+
+    /// A client asks for a server. `fit` says of an idle server whether it is still silent; `waiter` is asked for a way
+    /// to reach the client if it must wait.
+    pub fn checkout(
+        &mut self,
+        client: ClientId,
+        worker: WorkerId,
+        now: Instant,
+        fit: impl Fn(&S) -> bool,
+        waiter: impl FnOnce() -> W,
+    ) -> Checkout<S, E> {
+        if self.flow == Flow::Running {
+            if let Some(seat) = self.pick_idle(worker, fit)
+                && let Some(server) = self.lease(seat, client, now)
+            {
+                return Checkout::Granted { seat, server };
+            }
+            if let Some(failure) = &self.failure
+                && now < failure.retry_at
+                && self.slots.counts().total() == 0
+            {
+                return Checkout::Refused(failure.error.clone());
+            }
+        }
+        Checkout::Waits(self.waiters.push(Waiter { client, worker, since: now, handle: waiter() }))
+    }
+
+    /// Chooses an idle server and takes it from the list: one at home on `worker`, else the most recently used.
+    fn pick_idle(&mut self, worker: WorkerId, fit: impl Fn(&S) -> bool) -> Option<Seat> {
+        let fits = |seat: &Seat| match self.slots.get(*seat) {
+            Some(Slot { state: State::Idle(server), .. }) => fit(server),
+            _ => false,
+        };
+        let index = if self.settings.server_round_robin {
+            self.idle.iter().position(fits)
+        } else {
+            let last = self.idle.iter().rposition(&fits)?;
+            let first = (last + 1).saturating_sub(SAME_WORKER_SEARCH_MAX);
+            let at_home = |seat: &Seat| self.slots.get(*seat).is_some_and(|slot| slot.home == worker);
+            let mut near = self.idle.range(first..=last);
+            let found = near.rposition(|seat| at_home(seat) && fits(seat));
+            Some(found.map_or(last, |offset| first + offset))
+        };
+        index.and_then(|index| self.idle.remove(index))
+    }
+
+    /// Lends out an idle server that is off the list already.
+    fn lease(&mut self, seat: Seat, client: ClientId, now: Instant) -> Option<S> {
+        let old = self.slots.change(seat, State::Leased(client))?;
+        self.slots.get_mut(seat)?.since = now;
+        match old {
+            State::Idle(server) => Some(server),
+            _ => None,
+        }
+    }
+
+    /// A server that was on loan, being cleaned or examined is fit for the next client; it now lives on `worker`.
+    pub fn release(&mut self, seat: Seat, server: S, worker: WorkerId, now: Instant) -> Release<S, W> {
+        let used = match self.slots.get_mut(seat) {
+            Some(slot) => {
+                slot.home = worker;
+                matches!(slot.state, State::Leased(_) | State::Resetting)
+            }
+            None => false,
+        };
+        if used && self.lifetime_over(seat, now, Use::Over) {
+            return self.close(seat, server, CloseReason::Lifetime);
+        }
+        self.settle(seat, server, now)
+    }
+
+    /// A server has been opened on `worker`.
+    pub fn opened(&mut self, seat: Seat, server: S, worker: WorkerId, now: Instant) -> Release<S, W> {
+        self.failure = None;
+        if let Some(slot) = self.slots.get_mut(seat) {
+            slot.home = worker;
+        }
+        self.settle(seat, server, now)
+    }
+
+    /// Finds the place of a server that is in nobody's hands.
+    fn settle(&mut self, seat: Seat, server: S, now: Instant) -> Release<S, W> {
+        let Some(slot) = self.slots.get(seat) else {
+            // Not reached: whoever has the server has its seat. Closing it is safe in any case.
+            return self.close(seat, server, CloseReason::Killed);
+        };
+        if slot.generation != self.generation {
+            return self.close(seat, server, CloseReason::CloseNeeded);
+        }
+        if self.flow == Flow::Paused {
+            return self.close(seat, server, CloseReason::Paused);
+        }
+        if self.surplus() > 0 {
+            return self.close(seat, server, CloseReason::TooMany);
+        }
+        if slot.holds > 0 {
+            self.slots.change(seat, State::Held(server));
+            return Release::Kept;
+        }
+        let home = slot.home;
+        match self.next_waiter(home, now) {
+            Some(waiter) => {
+                self.slots.change(seat, State::Leased(waiter.client));
+                if let Some(slot) = self.slots.get_mut(seat) {
+                    slot.since = now;
+                }
+                Release::HandTo { waiter, seat, server }
+            }
+            None => {
+                self.rest(seat, server, now);
+                Release::Kept
+            }
+        }
+    }
+
+    /// Puts a server into the idle list. One that was only examined keeps its place: it has not been used.
+    fn rest(&mut self, seat: Seat, server: S, now: Instant) {
+        let examined = matches!(self.slots.change(seat, State::Idle(server)), Some(State::Examining));
+        let Some(slot) = self.slots.get_mut(seat) else { return };
+        if !examined {
+            slot.since = now;
+            self.idle.push_back(seat);
+            return;
+        }
+        let since = slot.since;
+        let slots = &self.slots;
+        let place = self.idle.partition_point(|it| slots.get(*it).is_some_and(|slot| slot.since <= since));
+        self.idle.insert(place, seat);
+    }
+
+    /// Whose turn it is, for a server that lives on `worker`.
+    fn next_waiter(&mut self, worker: WorkerId, now: Instant) -> Option<Waiter<W>> {
+        let front = self.waiters.front()?;
+        let may_prefer = front.worker != worker
+            && now.saturating_duration_since(front.since) <= SAME_WORKER_PREFERENCE_MAX;
+        if may_prefer && let Some(waiter) = self.waiters.pop_of_worker(worker, SAME_WORKER_SEARCH_MAX) {
+            return Some(waiter);
+        }
+        self.waiters.pop()
+    }
+
+    fn close(&mut self, seat: Seat, server: S, reason: CloseReason) -> Release<S, W> {
+        self.slots.change(seat, State::Closing);
+        Release::Close(Closing { seat, server, reason })
+    }
+
+    /// A leased server is being cleaned: it belongs to no client any more, but is not free either.
+    pub fn resetting(&mut self, seat: Seat) {
+        if self.slots.get(seat).is_some_and(|slot| matches!(slot.state, State::Leased(_))) {
+            self.slots.change(seat, State::Resetting);
+        }
+    }
+
+    /// A server connection has been closed, by whomever. The caller must now look at [`Schedule::next_open`].
+    pub fn gone(&mut self, seat: Seat) {
+        let removed = self.slots.remove(seat);
+        if matches!(removed, Some(Slot { state: State::Idle(_), .. })) {
+            self.idle.retain(|it| *it != seat);
+        }
+    }
+
+    /// Takes an idle server out, to hear what it has to say. It comes back by [`Schedule::release`] or ends by
+    /// [`Schedule::gone`].
+    pub fn examine(&mut self, seat: Seat) -> Option<S> {
+        self.take_idle(seat, State::Examining)
+    }
+
+    fn take_idle(&mut self, seat: Seat, into: State<S>) -> Option<S> {
+        if !matches!(self.slots.get(seat)?.state, State::Idle(_)) {
+            return None;
+        }
+        let index = self.idle.iter().position(|it| *it == seat)?;
+        self.idle.remove(index);
+        match self.slots.change(seat, into)? {
+            State::Idle(server) => Some(server),
+            _ => None,
+        }
+    }
+
+    /// A waiter leaves: it was cancelled, timed out or is gone. `None`: it does not wait any more.
+    pub fn abandon(&mut self, ticket: WaitTicket) -> Option<Waiter<W>> {
+        self.waiters.leave(ticket)
+    }
+
+    /// Keeps a server from being given to anybody else while a cancel request is on its way to it. False: it has gone,
+    /// or no client has it.
+    pub fn hold(&mut self, seat: Seat) -> bool {
+        match self.slots.get_mut(seat) {
+            Some(slot) if matches!(slot.state, State::Leased(_)) => {
+                slot.holds += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A cancel request has ended. `None`: the server is not waiting for that.
+    pub fn unhold(&mut self, seat: Seat, now: Instant) -> Option<Release<S, W>> {
+        let slot = self.slots.get_mut(seat)?;
+        slot.holds = slot.holds.saturating_sub(1);
+        if slot.holds > 0 || !matches!(slot.state, State::Held(_)) {
+            return None;
+        }
+        match self.slots.change(seat, State::Resetting)? {
+            State::Held(server) => Some(self.settle(seat, server, now)),
+            _ => None,
+        }
+    }
+
+    /// Reserves a place for a server that a waiter needs, if one may be opened. To be asked until it says `None`.
+    pub fn next_open(&mut self, now: Instant) -> Option<Opening> {
+        let front = self.waiters.front()?;
+        let (since, worker) = (front.since, front.worker);
+        let counts = self.slots.counts();
+        // Those on their way serve the first in the queue.
+        let coming = counts.opening + counts.resetting + counts.examining;
+        if self.waiters.len() <= coming || !self.may_connect(now) {
+            return None;
+        }
+        let from_reserve = match self.room() {
+            Room::Regular => false,
+            Room::Reserve => {
+                let timeout = self.settings.reserve_timeout;
+                if timeout.is_zero() || now.saturating_duration_since(since) < timeout {
+                    return None;
+                }
+                true
+            }
+            Room::None => return None,
+        };
+        Some(Opening { seat: self.open(now), from_reserve, worker: Some(worker) })
+    }
+
+    /// Reserves a place for a server that `min_pool_size` asks for, if one may be opened.
+    pub fn next_open_for_minimum(&mut self, now: Instant) -> Option<Opening> {
+        let wanted =
+            self.slots.counts().total() < self.settings.min_size && matches!(self.room(), Room::Regular);
+        if !wanted || !self.may_connect(now) {
+            return None;
+        }
+        Some(Opening { seat: self.open(now), from_reserve: false, worker: None })
+    }
+
+    fn open(&mut self, now: Instant) -> Seat {
+        self.slots.insert(Slot {
+            state: State::Opening,
+            born: now,
+            since: now,
+            home: WorkerId(0),
+            generation: self.generation,
+            holds: 0,
+        })
+    }
+
+    fn may_connect(&self, now: Instant) -> bool {
+        self.flow == Flow::Running
+            && self.slots.counts().opening < self.settings.connecting_max.max(1)
+            && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
+    }
+
+    fn room(&self) -> Room {
+        let total = self.slots.counts().total();
+        match self.settings.size {
+            0 => Room::Regular,
+            size if total < size => Room::Regular,
+            size if total < size + self.settings.reserve_size => Room::Reserve,
+            _ => Room::None,
+        }
+    }
+
+    /// How many servers there are beyond what the settings allow.
+    fn surplus(&self) -> usize {
+        let counts = self.slots.counts();
+        match self.settings.size {
+            0 => 0,
+            size => (counts.total() - counts.closing).saturating_sub(size + self.settings.reserve_size),
+        }
+    }
+
+    /// An attempt ended before it began: a limit across pools forbids it.
+    pub fn open_abandoned(&mut self, seat: Seat) {
+        self.slots.remove(seat);
+    }
+
+    /// An attempt failed. Returns the waiters that must be told so.
+    pub fn open_failed(&mut self, seat: Seat, error: E, kind: OpenFailure, now: Instant) -> Vec<Waiter<W>> {
+        // From the attempt's beginning, as PgBouncer: a slow failure has been waited for already.
+        let begun = self.slots.remove(seat).map_or(now, |slot| slot.born);
+        self.failure = Some(Failure { error, retry_at: begun + self.settings.server_login_retry });
+        if kind == OpenFailure::Refused && self.slots.counts().usable() == 0 {
+            return self.dismiss();
+        }
+        Vec::new()
+    }
+
+    /// Empties the queue.
+    pub fn dismiss(&mut self) -> Vec<Waiter<W>> {
+        std::iter::from_fn(|| self.waiters.pop()).collect()
+    }
+
+    /// The last error, if connecting has been failing since.
+    pub fn failure(&self) -> Option<&E> {
+        self.failure.as_ref().map(|failure| &failure.error)
+    }
+
+    /// Servers that have had their time, longest idle first. The caller closes them, then asks
+    /// [`Schedule::next_open`] and [`Schedule::next_open_for_minimum`].
+    pub fn upkeep(&mut self, now: Instant) -> Vec<Closing<S>> {
+        let mut closing = Vec::new();
+        let mut surplus = self.surplus();
+        let mut index = 0;
+        while let Some(seat) = self.idle.get(index).copied() {
+            let reason = match surplus {
+                0 => self.outlived(seat, now),
+                _ => Some(CloseReason::TooMany),
+            };
+            let Some(reason) = reason else {
+                index += 1;
+                continue;
+            };
+            surplus = surplus.saturating_sub(1);
+            if !self.close_idle(seat, reason, &mut closing) {
+                index += 1;
+            }
+        }
+        closing
+    }
+
+    fn outlived(&mut self, seat: Seat, now: Instant) -> Option<CloseReason> {
+        let counts = self.slots.counts();
+        let slot = self.slots.get(seat)?;
+        let idle = now.saturating_duration_since(slot.since);
+        let timeout = self.settings.server_idle_timeout;
+        let alive = counts.connected() - counts.closing;
+        if !timeout.is_zero() && idle > timeout && alive > self.settings.min_size {
+            return Some(CloseReason::IdleTimeout);
+        }
+        self.lifetime_over(seat, now, Use::Pending).then_some(CloseReason::Lifetime)
+    }
+
+    /// Whether the server is to be closed for its age now. At most one in `server_lifetime / pool_size`, so that a pool
+    /// whose servers were opened together does not lose all of them together.
+    fn lifetime_over(&mut self, seat: Seat, now: Instant, usage: Use) -> bool {
+        let lifetime = self.settings.server_lifetime;
+        if lifetime.is_zero() {
+            // Zero means: use once. One that has not been used yet is kept.
+            return usage == Use::Over;
+        }
+        let Some(slot) = self.slots.get(seat) else { return false };
+        if now.saturating_duration_since(slot.born) < lifetime {
+            return false;
+        }
+        let size = u32::try_from(self.settings.size).unwrap_or(u32::MAX);
+        let gap = lifetime.checked_div(size).unwrap_or(Duration::ZERO);
+        if self.lifetime_closed.is_some_and(|last| now.saturating_duration_since(last) < gap) {
+            return false;
+        }
+        self.lifetime_closed = Some(now);
+        true
+    }
+
+    fn close_idle(&mut self, seat: Seat, reason: CloseReason, closing: &mut Vec<Closing<S>>) -> bool {
+        let server = self.take_idle(seat, State::Closing);
+        server.map(|server| closing.push(Closing { seat, server, reason })).is_some()
+    }
+
+    fn close_all_idle(&mut self, reason: CloseReason) -> Vec<Closing<S>> {
+        let mut closing = Vec::with_capacity(self.idle.len());
+        while let Some(seat) = self.idle.front().copied() {
+            if !self.close_idle(seat, reason, &mut closing) {
+                self.idle.pop_front();
+            }
+        }
+        closing
+    }
+
+    /// Since when the longest idle server has been idle.
+    pub fn longest_idle(&self) -> Option<Instant> {
+        self.idle.front().and_then(|seat| self.slots.get(*seat)).map(|slot| slot.since)
+    }
+
+    /// Gives up the longest idle server, because another pool of the same database or user needs the connection.
+    pub fn evict(&mut self) -> Option<Closing<S>> {
+        let seat = self.idle.front().copied()?;
+        let server = self.take_idle(seat, State::Closing)?;
+        Some(Closing { seat, server, reason: CloseReason::Evicted })
+    }
+
+    /// All servers there are become obsolete: idle ones are closed now, the others once they are released.
+    pub fn renew(&mut self) -> Vec<Closing<S>> {
+        self.generation = self.generation.wrapping_add(1);
+        // The next attempt may well go to another place.
+        self.failure = None;
+        self.close_all_idle(CloseReason::Obsolete)
+    }
+
+    /// Closes all idle servers.
+    pub fn kill(&mut self) -> Vec<Closing<S>> {
+        self.close_all_idle(CloseReason::Killed)
+    }
+
+    /// Pauses or resumes. Pausing closes the idle servers; after resuming, the caller looks at
+    /// [`Schedule::next_open`].
+    pub fn set_flow(&mut self, flow: Flow) -> Vec<Closing<S>> {
+        self.flow = flow;
+        match flow {
+            Flow::Running => Vec::new(),
+            Flow::Paused => self.close_all_idle(CloseReason::Paused),
+        }
+    }
+
+    /// Whether servers are given out.
+    pub fn flow(&self) -> Flow {
+        self.flow
+    }
+
+    /// Other settings apply from now on.
+    pub fn configure(&mut self, settings: PoolSettings) {
+        self.settings = settings;
+    }
+
+    /// How many servers are in which state.
+    pub fn counts(&self) -> Counts {
+        self.slots.counts()
+    }
+
+    /// How many clients wait.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Since when the first in the queue has been waiting.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.waiters.front().map(|waiter| waiter.since)
+    }
+
+    /// How many wait in front of this one.
+    pub fn queue_before(&self, ticket: WaitTicket) -> Option<usize> {
+        self.waiters.before(ticket)
+    }
+
+    /// Whether the server is to be closed once it is released.
+    pub fn is_obsolete(&self, seat: Seat) -> bool {
+        self.slots.get(seat).is_none_or(|slot| slot.generation != self.generation)
+    }
+
+    /// How many servers are obsolete but still there: what WAIT_CLOSE waits for.
+    pub fn obsolete(&self) -> usize {
+        self.slots.iter().filter(|(_, slot)| slot.generation != self.generation).count()
+    }
+
+    /// Who has had a server longest, and since when.
+    pub fn longest_lease(&self) -> Option<(ClientId, Instant)> {
+        let leases = self.slots.iter().filter_map(|(_, slot)| match slot.state {
+            State::Leased(client) => Some((client, slot.since)),
+            _ => None,
+        });
+        leases.min_by_key(|(_, since)| *since)
+    }
+
+    /// Nothing in it and nobody asking: the pool may be removed.
+    pub fn is_empty(&self) -> bool {
+        self.slots.counts().total() == 0 && self.waiters.is_empty()
+    }
+
+    /// Asserts what must always hold.
+    #[cfg(test)]
+    fn check(&self) {
+        self.slots.check();
+        self.waiters.check();
+        let counts = self.slots.counts();
+        assert_eq!(counts.idle, self.idle.len());
+        for seat in &self.idle {
+            let slot = self.slots.get(*seat).expect("the list holds living seats");
+            assert!(matches!(slot.state, State::Idle(_)), "{seat:?}");
+            assert_eq!((slot.holds, slot.generation), (0, self.generation), "fit for anybody");
+        }
+        let since = |seat: &Seat| self.slots.get(*seat).map(|slot| slot.since);
+        assert!(self.idle.iter().map(since).is_sorted(), "longest idle first");
+        assert!(counts.idle == 0 || self.waiters.is_empty(), "nobody waits beside an idle server");
+        assert!(self.flow == Flow::Running || counts.idle == 0, "no idle server while paused");
+    }
+}
+
+/// Whether a server has served a client and comes back, or waits to serve one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Over,
+    Pending,
+}
+
+/// Where one more server would belong.
+enum Room {
+    Regular,
+    Reserve,
+    None,
+}
