@@ -10,16 +10,40 @@ use std::time::Duration;
 
 use crate::ids::{DatabaseName, UserName};
 
+mod assemble;
+mod check;
 mod diagnostic;
+mod diff;
 mod effective;
+mod ini;
 mod kinds;
+mod load;
+mod render;
 mod settings;
+mod statement;
+#[cfg(test)]
+mod tests;
+mod toml;
+mod userlist;
 mod value;
 
 pub use diagnostic::{Diagnostic, Level};
+pub use diff::{Change, ReloadPlan, diff};
 pub use effective::{CONSOLE_DATABASES, is_console};
-pub use settings::{Effect, GLOBAL, Reload, Setting, Settings};
+pub use load::{Loaded, Look, Surroundings, System, dialect_of, load, read};
+pub use render::{Shown, example, reference};
+pub use settings::{GLOBAL, Reload, Setting, Settings, global};
 pub use value::Fault;
+
+/// The syntax of a configuration file, which also decides a few defaults.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Dialect {
+    /// `pgweir.toml`.
+    #[default]
+    Toml,
+    /// `pgbouncer.ini`.
+    Ini,
+}
 
 /// How long a client keeps a server: `pool_mode`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -165,6 +189,8 @@ impl std::fmt::Display for Host {
 /// Everything a configuration says.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Config {
+    /// The syntax it was read from.
+    pub dialect: Dialect,
     /// `[pgweir]` (in an ini file `[pgbouncer]`).
     pub settings: Settings,
     /// `[databases]`, without `*`.

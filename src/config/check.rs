@@ -1,0 +1,197 @@
+//! Mistakes that no setting shows alone: settings that contradict each other, files that are not there.
+//!
+//! Where PgBouncer would start all the same, an ini file gets a note and a TOML file an error.
+
+use std::path::Path;
+
+use super::assemble::{Context, Places, open_to_all, path};
+use super::diagnostic::Level;
+use super::kinds::FileUse;
+use super::settings::{GLOBAL, Scope};
+use super::statement::{Findings, Place};
+use super::value::Fault;
+use super::{AuthType, Config, Database, SslMode, is_console};
+
+/// Adds what is wrong to the findings.
+pub fn check(config: &Config, context: &Context<'_>, places: &Places, findings: &mut Findings) {
+    let mut checker = Checker { config, context, places, findings };
+    checker.listening();
+    checker.client_tls();
+    checker.authentication();
+    checker.files();
+    for (name, database) in &config.databases {
+        checker.database(name.as_str(), database);
+    }
+    if let Some(database) = &config.any_database {
+        checker.database("*", database);
+    }
+    for name in config.users.keys() {
+        checker.two_passwords(Scope::User, name.as_str());
+    }
+    checker.pool_sizes();
+    checker.peers();
+    checker.passwords_in_the_open();
+}
+
+struct Checker<'a> {
+    config: &'a Config,
+    context: &'a Context<'a>,
+    places: &'a Places,
+    findings: &'a mut Findings,
+}
+
+impl Checker<'_> {
+    /// Reports about a setting, in the line where it is given.
+    fn report(&mut self, level: Level, (scope, entry, name): (Scope, &str, &'static str), fault: Fault) {
+        let whole_file = Place { file: self.context.file.into(), line: 0 };
+        let at = self.places.find(scope, entry, name).unwrap_or(&whole_file);
+        self.findings.add(level, at, path(scope, entry, name), fault);
+    }
+
+    fn global(&mut self, level: Level, name: &'static str, fault: Fault) {
+        self.report(level, (Scope::Global, "", name), fault);
+    }
+
+    fn listening(&mut self) {
+        let settings = &self.config.settings;
+        if settings.listen_addr.is_empty() && settings.unix_socket_dir.is_none() {
+            let fault = Fault::new("nowhere to listen: unix_socket_dir is empty too");
+            self.global(Level::Error, "listen_addr", fault.hint("as in listen_addr = \"127.0.0.1\""));
+        }
+    }
+
+    fn client_tls(&mut self) {
+        let settings = &self.config.settings;
+        if settings.client_tls_sslmode == SslMode::Disable {
+            return;
+        }
+        let missing = [
+            ("client_tls_cert_file", settings.client_tls_cert_file.is_none()),
+            ("client_tls_key_file", settings.client_tls_key_file.is_none()),
+        ];
+        for (name, _) in missing.into_iter().filter(|(_, missing)| *missing) {
+            let fault = Fault::new(format!("TLS with clients needs {name}"));
+            self.global(Level::Error, "client_tls_sslmode", fault);
+        }
+        if settings.client_tls_sslmode >= SslMode::VerifyCa && settings.client_tls_ca_file.is_none() {
+            let fault = Fault::new("clients' certificates cannot be verified without client_tls_ca_file");
+            self.global(self.context.lenient(), "client_tls_sslmode", fault);
+        }
+    }
+
+    fn authentication(&mut self) {
+        let settings = &self.config.settings;
+        let lenient = self.context.lenient();
+        if settings.auth_type == AuthType::Hba && settings.auth_hba_file.is_none() {
+            let fault = Fault::new("hba without auth_hba_file lets nobody in");
+            self.global(lenient, "auth_type", fault);
+        }
+        if settings.auth_type == AuthType::Cert && settings.client_tls_sslmode != SslMode::VerifyFull {
+            let fault = Fault::new("cert needs clients' certificates");
+            self.global(Level::Error, "auth_type", fault.hint("set client_tls_sslmode = \"verify-full\""));
+        }
+        if settings.auth_dbname.as_ref().is_some_and(|name| is_console(name.as_str())) {
+            let fault = Fault::new("cannot use the console's database as an auth_dbname");
+            self.global(Level::Error, "auth_dbname", fault);
+        }
+        if settings.auth_type == AuthType::Any {
+            let without_user: Vec<_> = self
+                .config
+                .databases
+                .iter()
+                .filter(|(_, it)| it.user.is_none())
+                .map(|it| it.0.clone())
+                .collect();
+            for name in without_user {
+                let fault = Fault::new("with auth_type = any a database needs a user");
+                let place = (Scope::Database, name.as_str(), "user");
+                self.report(Level::Note, place, fault.hint("set user = \"…\" for it"));
+            }
+        }
+    }
+
+    fn files(&mut self) {
+        for row in GLOBAL.iter().filter(|row| matches!(row.facts.file, FileUse::Read | FileUse::Secret)) {
+            let Some(file) = (row.show)(&self.config.settings) else { continue };
+            match self.context.surroundings.look(Path::new(&file)) {
+                Ok(look) if look.open_to_all && row.facts.file == FileUse::Secret => {
+                    self.global(Level::Note, row.name, open_to_all(Path::new(&file)));
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    let level = self.missing_file(row.name);
+                    self.global(level, row.name, Fault::new(format!("{file}: {why}")));
+                }
+            }
+        }
+    }
+
+    /// How bad it is that a setting names a file that cannot be read.
+    fn missing_file(&self, name: &str) -> Level {
+        let settings = &self.config.settings;
+        let used = if name.starts_with("client_tls") {
+            settings.client_tls_sslmode != SslMode::Disable
+        } else if name.starts_with("server_tls") {
+            settings.server_tls_sslmode != SslMode::Disable
+        } else {
+            return self.context.lenient();
+        };
+        if used { Level::Error } else { self.context.lenient() }
+    }
+
+    fn two_passwords(&mut self, scope: Scope, entry: &str) {
+        let given = |name| self.places.find(scope, entry, name).is_some();
+        if given("password") && given("password_file") {
+            let fault = Fault::new("password is set too").hint("leave one of the two out");
+            self.report(Level::Error, (scope, entry, "password_file"), fault);
+        }
+    }
+
+    fn database(&mut self, name: &str, database: &Database) {
+        self.two_passwords(Scope::Database, name);
+        let place = |setting| (Scope::Database, name, setting);
+        if database.password.is_some() && database.user.is_none() {
+            let fault = Fault::new("a password without a user is not used");
+            self.report(Level::Note, place("password"), fault.hint("set user too"));
+        }
+        let settings = &self.config.settings;
+        let size = database.pool_size.unwrap_or(settings.default_pool_size);
+        let min = database.min_pool_size.unwrap_or(settings.min_pool_size);
+        if (database.pool_size.is_some() || database.min_pool_size.is_some()) && size > 0 && min > size {
+            let fault = Fault::new(format!("min_pool_size {min} is more than the pool's size {size}"));
+            self.report(self.context.lenient(), place("min_pool_size"), fault);
+        }
+        if database.auth_dbname.as_ref().is_some_and(|name| is_console(name.as_str())) {
+            let fault = Fault::new("cannot use the console's database as an auth_dbname");
+            self.report(self.context.lenient(), place("auth_dbname"), fault);
+        }
+    }
+
+    fn pool_sizes(&mut self) {
+        let settings = &self.config.settings;
+        let (min, size) = (settings.min_pool_size, settings.default_pool_size);
+        if size > 0 && min > size {
+            let fault = Fault::new(format!("{min} is more than default_pool_size {size}"));
+            self.global(self.context.lenient(), "min_pool_size", fault);
+        }
+    }
+
+    fn peers(&mut self) {
+        for (id, peer) in &self.config.peers {
+            if peer.host.to_string().is_empty() {
+                let fault = Fault::new("a peer needs a host");
+                self.report(Level::Error, (Scope::Peer, &id.to_string(), "host"), fault);
+            }
+        }
+    }
+
+    /// Notes where the configuration itself holds a password and everybody may read it.
+    fn passwords_in_the_open(&mut self) {
+        let inside = self.places.literal_secrets();
+        let Some(place) = inside.into_iter().next() else { return };
+        if self.context.surroundings.look(&place.file).is_ok_and(|it| it.open_to_all) {
+            let fault = open_to_all(&place.file);
+            self.findings.note(&place, "password", fault);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a reload changes, and what it leaves alone.
+
+use crate::ids::{DatabaseName, UserName};
+
+use super::super::{Change, diff};
+use super::{Fake, good, ini, ini_in, toml};
+
+#[test]
+fn changes_are_sorted_by_when_they_take_effect() {
+    let old = good(toml("[pgweir]\nmin_pool_size = 1"));
+    let new =
+        good(toml("[pgweir]\nlisten_port = 7\npool_mode = \"statement\"\nserver_tls_sslmode = \"disable\""));
+    let plan = diff(&old, &new);
+    assert_eq!(plan.live, ["min_pool_size"]);
+    assert_eq!(plan.new_connections, ["pool_mode", "server_tls_sslmode"]);
+    assert_eq!(plan.needs_restart, ["listen_port"]);
+    assert!(plan.server_tls() && !plan.client_tls() && !plan.is_empty());
+    assert!(diff(&new, &new).is_empty());
+}
+
+#[test]
+fn databases_change_at_once_or_by_new_servers() {
+    let old = good(toml(
+        "[databases]\nsame = { port = 1 }\ngone = {}\nhost = { host = \"a\" }\nsize = { pool_size = 1 }\n\
+         schema = { schema = \"a\" }\npassword = { user = \"u\", password = \"a\" }\nport = { port = 5432 }",
+    ));
+    let new = good(toml(
+        "[databases]\nsame = { port = 1 }\nnew = {}\nhost = { host = \"b\" }\nsize = { pool_size = 2 }\n\
+         schema = { schema = \"b\" }\npassword = { user = \"u\", password = \"b\" }\nport = {}\n\"*\" = {}",
+    ));
+    let plan = diff(&old, &new);
+    let changes: Vec<_> = plan.databases.iter().map(|(name, change)| (name.as_str(), *change)).collect();
+    assert_eq!(
+        changes,
+        [
+            ("gone", Change::Removed),
+            ("host", Change::Recycle),
+            ("new", Change::Added),
+            ("password", Change::Live),
+            ("port", Change::Live),
+            ("schema", Change::Recycle),
+            ("size", Change::Live),
+        ]
+    );
+    assert_eq!(plan.any_database, Some(Change::Added));
+}
+
+#[test]
+fn users_and_secrets_that_differ_are_named() {
+    let old = good(toml("[users.a]\npool_size = 1\n[users.b]\npassword = \"1\""));
+    let new = good(toml("[users.a]\npool_size = 2\n[users.b]\npassword = \"2\"\n[users.c]\n"));
+    let plan = diff(&old, &new);
+    assert_eq!(plan.users, ["a", "b", "c"].map(UserName::from));
+    assert_eq!(plan.secrets, [UserName::from("b")]);
+}
+
+#[test]
+fn a_reload_keeps_what_only_a_start_can_change() {
+    let old = good(toml("[pgweir]\nlisten_port = 6000\ndefault_pool_size = 5"));
+    let (config, plan) = toml("[pgweir]\nlisten_port = 7000\ndefault_pool_size = 6").unwrap().onto(&old);
+    assert_eq!((config.settings.listen_port, config.settings.default_pool_size), (6000, 6));
+    assert_eq!(plan.needs_restart, ["listen_port"]);
+}
+
+#[test]
+fn what_set_gave_survives_a_reload_only_where_pgbouncer_has_no_default() {
+    let old =
+        good(ini("[pgbouncer]")).set("auth_dbname", "authdb").unwrap().set("default_pool_size", "3").unwrap();
+    let (config, _) = ini("[pgbouncer]").unwrap().onto(&old);
+    assert_eq!(config.settings.auth_dbname, Some(DatabaseName::from("authdb")));
+    assert_eq!(config.settings.default_pool_size, 20);
+    let (config, _) = ini("[pgbouncer]\nauth_dbname = other").unwrap().onto(&old);
+    assert_eq!(config.settings.auth_dbname, Some(DatabaseName::from("other")));
+}
+
+#[test]
+fn a_missing_user_list_leaves_the_known_users_in_place() {
+    let text = "[pgbouncer]\nauth_file = users.txt";
+    let old = good(ini_in(&Fake::default().file("users.txt", "\"a\" \"1\""), text));
+    let (config, _) = ini(text).unwrap().onto(&old);
+    assert_eq!(config.secrets, old.secrets);
+    let (config, _) = ini_in(&Fake::default().file("users.txt", ""), text).unwrap().onto(&old);
+    assert!(config.secrets.is_empty());
+}
