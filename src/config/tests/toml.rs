@@ -240,6 +240,29 @@ fn a_file_of_secrets_that_everybody_may_read_is_noted() {
 }
 
 #[test]
+fn lingudesks_pools_are_what_its_services_expect() {
+    let surroundings = Fake::default().variable("PGPORT", "5555").variable("DB_PASSWORD", "secret");
+    let config = good(toml_in(&surroundings, include_str!("../../../config/lingudesk/pgweir.toml")));
+    let user = UserName::from("db_user");
+    for (name, schema, size) in [
+        ("lingudesk_auth", Some("auth"), 20),
+        ("lingudesk_credit", Some("credit"), 15),
+        ("lingudesk_ai", Some("ai"), 25),
+        ("lingudesk_content", Some("content"), 30),
+        ("lingudesk_audit", Some("audit"), 10),
+        ("lingudesk_admin", None, 5),
+    ] {
+        let database = DatabaseName::from(name);
+        let entry = config.database(&database).unwrap();
+        assert_eq!((entry.schema.as_deref(), entry.port), (schema, Some(5555)), "{name}");
+        let settings = config.pool_settings(&config.pool_key(&database, &user));
+        let mode = if schema.is_some() { PoolMode::Transaction } else { PoolMode::Session };
+        assert_eq!((settings.size, settings.mode), (size, mode), "{name}");
+    }
+    assert_eq!(config.secrets.get(&user).map(Secret::reveal), Some("secret"));
+}
+
+#[test]
 fn both_syntaxes_say_the_same() {
     let toml = toml(
         r#"
