@@ -1,1 +1,263 @@
-//! The console, and metrics and health over HTTP.
+//! What an operator sees and says: the console, and health and metrics over HTTP.
+//!
+//! Owns the console's conversation, its tables, and the metrics. It changes nothing itself: it reads a [`View`] of the
+//! process and sends each command that changes something as an [`Order`] to `app`. The one exception is KILL_CLIENT,
+//! which is a word to one client's entry on the roster.
+//!
+//! Invariant: whatever a client sends, it gets one answer in the order asked, and no secret.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{Compatibility, Config};
+use crate::ids::{DatabaseName, PoolKey};
+use crate::stats::{PoolStats, Roster};
+use crate::wire::Report;
+
+mod clock;
+mod command;
+mod console;
+pub mod http;
+mod metrics;
+mod refusal;
+mod show;
+mod table;
+
+pub use clock::local_time;
+pub use console::{Access, Session, serve};
+pub use refusal::Refusal;
+
+/// What `--version` and SHOW VERSION begin with. Tools take the first version number they find.
+pub const VERSION: &str = concat!("PgBouncer 1.25.2 (pgweir ", env!("CARGO_PKG_VERSION"), ")");
+
+/// The parameter `server_version` of console sessions.
+pub const SERVER_VERSION: &str = "1.25.2/bouncer";
+
+/// The name of the console's database and of the user its sessions are counted under.
+pub const CONSOLE: &str = "pgbouncer";
+
+/// The pool that console sessions are listed and counted in.
+pub fn console_pool() -> PoolKey {
+    PoolKey { database: CONSOLE.into(), user: CONSOLE.into() }
+}
+
+/// How the process is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shutdown {
+    /// At once.
+    Immediate,
+    /// When no server is busy any more.
+    WaitForServers,
+    /// When the last client has left.
+    WaitForClients,
+}
+
+/// What the console asks of `app`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Read the configuration again.
+    Reload,
+    /// Change one setting until the next reload.
+    Set {
+        /// In lower case.
+        name: String,
+        /// As in the configuration file.
+        value: String,
+    },
+    /// Let no client start anything new; done when no server is busy.
+    Pause(Option<DatabaseName>),
+    /// Undo PAUSE, SUSPEND and KILL.
+    Resume(Option<DatabaseName>),
+    /// Stop reading from sockets; done when no data is under way.
+    Suspend,
+    /// Refuse logins to a database.
+    Disable(DatabaseName),
+    /// Allow them again.
+    Enable(DatabaseName),
+    /// Close servers as they become free.
+    Reconnect(Option<DatabaseName>),
+    /// Pause, and drop clients and servers.
+    Kill(Option<DatabaseName>),
+    /// Done when every server that was to be closed is closed.
+    WaitClose(Option<DatabaseName>),
+    /// End the process. [`Shutdown::Immediate`] is not answered: the connection ends with the process.
+    Shutdown(Shutdown),
+}
+
+impl Order {
+    /// Its command tag, which is how it is called.
+    fn tag(&self) -> String {
+        match self {
+            Self::Reload => "RELOAD".into(),
+            Self::Set { name, value } => format!("SET {name}={value}"),
+            Self::Pause(_) => "PAUSE".into(),
+            Self::Resume(_) => "RESUME".into(),
+            Self::Suspend => "SUSPEND".into(),
+            Self::Disable(_) => "DISABLE".into(),
+            Self::Enable(_) => "ENABLE".into(),
+            Self::Reconnect(_) => "RECONNECT".into(),
+            Self::Kill(_) => "KILL".into(),
+            Self::WaitClose(_) => "WAIT_CLOSE".into(),
+            Self::Shutdown(_) => "SHUTDOWN".into(),
+        }
+    }
+
+    /// PgBouncer's log line for it: `PAUSE 'db' command issued`.
+    fn log_line(&self) -> String {
+        let on = match self {
+            Self::Pause(it)
+            | Self::Resume(it)
+            | Self::Reconnect(it)
+            | Self::Kill(it)
+            | Self::WaitClose(it) => it.as_ref(),
+            Self::Disable(it) | Self::Enable(it) => Some(it),
+            Self::Shutdown(Shutdown::WaitForServers) => {
+                return "SHUTDOWN WAIT_FOR_SERVERS command issued".into();
+            }
+            Self::Shutdown(Shutdown::WaitForClients) => {
+                return "SHUTDOWN WAIT_FOR_CLIENTS command issued".into();
+            }
+            // The value may be a secret.
+            Self::Set { name, .. } => return format!("SET {name} command issued"),
+            _ => None,
+        };
+        match on {
+            Some(database) => format!("{} '{database}' command issued", self.tag()),
+            None => format!("{} command issued", self.tag()),
+        }
+    }
+}
+
+/// How an order ended: notices for the client, or why it was refused.
+pub type Answer = Result<Vec<Report>, Refusal>;
+
+/// An order on its way to `app`.
+#[derive(Debug)]
+pub struct Request {
+    /// What is to be done.
+    pub order: Order,
+    /// To be answered when it *is* done. Closed when the client has cancelled or left: nobody waits then.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// Whether the pooler works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Activity {
+    /// It does.
+    #[default]
+    Active,
+    /// PAUSE of all databases.
+    Paused,
+    /// SUSPEND.
+    Suspended,
+}
+
+/// What the console may have done to a database, and whether it came from the entry `*`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DatabaseState {
+    /// Its name.
+    pub name: DatabaseName,
+    /// PAUSE or KILL of it.
+    pub paused: bool,
+    /// DISABLE of it.
+    pub disabled: bool,
+}
+
+/// A certificate in use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Certificate {
+    /// The setting that names its file.
+    pub setting: &'static str,
+    /// When it ceases to be valid.
+    pub expires: SystemTime,
+}
+
+/// Where the console finds what it shows. `app` implements it.
+pub trait Source: Send + Sync {
+    /// The configuration in force.
+    fn config(&self) -> Arc<Config>;
+    /// Who is connected.
+    fn roster(&self) -> Arc<Roster>;
+    /// All pools there are, the console's excluded.
+    fn pools(&self) -> Vec<(PoolKey, Arc<PoolStats>)>;
+    /// Every database that is in use, or that the console has done something to.
+    fn databases(&self) -> Vec<DatabaseState>;
+    /// Whether the pooler works.
+    fn activity(&self) -> Activity;
+    /// Whether new clients are welcome; else why not (shutting down, no listener).
+    fn ready(&self) -> Result<(), String>;
+    /// The TLS certificates in use.
+    fn certificates(&self) -> Vec<Certificate>;
+}
+
+/// The console's side of the process: one, shared by all console sessions and by HTTP.
+pub struct Admin {
+    source: Arc<dyn Source>,
+    orders: mpsc::UnboundedSender<Request>,
+    stats: Arc<PoolStats>,
+}
+
+impl Admin {
+    /// `workers` is the number of worker threads, for the console's own counters.
+    ///
+    /// The channel of orders has no limit of its own: a console session has one order under way.
+    pub fn new(source: Arc<dyn Source>, orders: mpsc::UnboundedSender<Request>, workers: usize) -> Arc<Self> {
+        let stats = Arc::new(PoolStats::new(workers, Instant::now()));
+        Arc::new(Self { source, orders, stats })
+    }
+
+    /// The counters of the console's own pool; upkeep turns them with the others'.
+    pub fn stats(&self) -> &Arc<PoolStats> {
+        &self.stats
+    }
+
+    fn compatibility(&self) -> Compatibility {
+        self.source.config().settings.compatibility
+    }
+
+    /// Sends an order. The answer comes when it is done.
+    fn order(&self, order: Order) -> oneshot::Receiver<Answer> {
+        let (reply, answer) = oneshot::channel();
+        // Where nobody takes orders any more the reply is dropped, which the receiver sees.
+        let _ = self.orders.send(Request { order, reply });
+        answer
+    }
+}
+
+/// The process at one moment, as the tables and the metrics show it.
+struct View {
+    config: Arc<Config>,
+    roster: Arc<Roster>,
+    /// With the console's, by name.
+    pools: Vec<(PoolKey, Arc<PoolStats>)>,
+    databases: Vec<DatabaseState>,
+    activity: Activity,
+    certificates: Vec<Certificate>,
+    now: Instant,
+}
+
+impl View {
+    fn of(admin: &Admin) -> Self {
+        let mut pools = admin.source.pools();
+        pools.push((console_pool(), Arc::clone(&admin.stats)));
+        pools.sort_by(|(left, _), (right, _)| left.cmp(right));
+        Self {
+            config: admin.source.config(),
+            roster: admin.source.roster(),
+            pools,
+            databases: admin.source.databases(),
+            activity: admin.source.activity(),
+            certificates: admin.source.certificates(),
+            now: Instant::now(),
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.roster.micros(self.now)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Health and metrics over HTTP: `/live`, `/ready`, `/metrics`.
+//!
+//! Owns the answers and the connections' limits. It takes no orders: nothing can be changed by HTTP.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Admin, View, metrics};
+
+/// How long a client of ours may take to send the head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request's head fits into this.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// HTTP connections that may be open at once; `app` refuses more.
+pub const CONNECTIONS_MAX: usize = 64;
+
+/// Serves one HTTP connection until it ends.
+pub async fn serve<S>(admin: Arc<Admin>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(&admin, request.method(), request.uri().path());
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "HTTP connection ended");
+    }
+}
+
+fn respond(admin: &Admin, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    /// Prometheus's text format.
+    const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+    if method != Method::GET && method != Method::HEAD {
+        return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".into());
+    }
+    match path {
+        "/metrics" => response(StatusCode::OK, METRICS, metrics::render(&View::of(admin))),
+        "/live" => response(StatusCode::OK, TEXT, "live\n".into()),
+        "/ready" => match admin.source.ready() {
+            Ok(()) => response(StatusCode::OK, TEXT, "ready\n".into()),
+            Err(why) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
+        },
+        "/" => {
+            let text = format!("{}\n/metrics\n/live\n/ready\n", super::VERSION);
+            response(StatusCode::OK, TEXT, text)
+        }
+        _ => response(StatusCode::NOT_FOUND, TEXT, "not found\n".into()),
+    }
+}
+
+fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    response
+}
