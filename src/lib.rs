@@ -2,7 +2,7 @@
 //!
 //! # Modules, in the order in which they may use each other
 //!
-//! `ids`, `wire`, `config`, `stats`, `prepared`, `session`, `auth` are pure: no sockets, tasks, clock or randomness
+//! `ids`, `wire`, `sql`, `config`, `stats`, `prepared`, `session`, `auth` are pure: no sockets, tasks, clock or randomness
 //! of their own. Below them `net`, `server`, `pool`, `cancel`, `client`, `admin`, `app`, `cli` do the input and
 //! output. `tests/architecture.rs` holds this order to the code.
 //!
@@ -17,6 +17,8 @@
 
 pub mod ids;
 pub mod wire;
+
+pub mod sql;
 
 pub mod config;
 

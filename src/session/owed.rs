@@ -1,0 +1,360 @@
+//! The replies that a server still owes, in order.
+//!
+//! Every message that the server will answer has an entry, whoever sent it. The entry says what becomes of the
+//! answer: it is passed to the client, swallowed because the pooler asked, or it never comes because the pooler
+//! gives it itself at that very place. After an error PostgreSQL answers nothing up to the next Sync, and so the
+//! entries up to there are dropped, and what their messages would have changed is taken back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::prepared::{Names, Shelf, Statement};
+use crate::wire::backend::tag;
+
+/// Entries that a server may owe before no more is read from its client. Above
+/// `PQ_SEND_BUFFER_SIZE` (src/backend/libpq/pqcomm.c, 8 KiB) divided by the five bytes of the shortest answer, so
+/// that PostgreSQL always sends something before the limit is met.
+pub const OWED_MAX: usize = 64 * 1024;
+
+/// The message that is to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// ParseComplete.
+    Parse,
+    /// BindComplete.
+    Bind,
+    /// ParameterDescription, then RowDescription or NoData.
+    Describe,
+    /// Rows or COPY, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// CloseComplete.
+    Close,
+    /// Anything up to ReadyForQuery.
+    Query,
+    /// ReadyForQuery.
+    Sync,
+    /// FunctionCallResponse and ReadyForQuery.
+    FunctionCall,
+    /// Nothing: it marks where the client ended its COPY data.
+    CopyEnd,
+}
+
+/// What becomes of the reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// The client gets it.
+    Pass,
+    /// Nobody gets it: the pooler asked.
+    Swallow,
+    /// It never comes; the client gets these bytes when its turn is reached.
+    Answer(&'static [u8]),
+}
+
+/// What a message changed in advance, to be taken back if an error makes the server skip it.
+#[derive(Debug, Default)]
+pub struct Undo {
+    /// The client's name, and what it meant before.
+    pub renamed: Option<(Box<[u8]>, Option<Arc<Statement>>)>,
+    /// The server was to have this statement.
+    pub parsed: Option<Arc<Statement>>,
+    /// The server was to lose this one.
+    pub closed: Option<Arc<Statement>>,
+}
+
+/// One reply that is due.
+#[derive(Debug)]
+pub struct Owed {
+    /// The message that is to be answered.
+    pub reply: Reply,
+    /// What becomes of the answer.
+    pub fate: Fate,
+    /// What to take back if the message is skipped.
+    pub undo: Option<Box<Undo>>,
+}
+
+/// A message from the server that answers nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unexpected;
+
+/// What the pooler must do about a message from the server that has its place in the order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placed {
+    /// Whether the client gets it.
+    pub fate: Fate,
+    /// What it answers.
+    pub reply: Reply,
+}
+
+/// All that a server owes.
+#[derive(Debug, Default)]
+pub struct Queue(VecDeque<Owed>);
+
+impl Queue {
+    /// One more reply is due.
+    #[inline]
+    pub fn push(&mut self, reply: Reply, fate: Fate) {
+        self.0.push_back(Owed { reply, fate, undo: None });
+    }
+
+    /// One more reply is due, to a message that changed something in advance.
+    pub fn push_undoable(&mut self, reply: Reply, fate: Fate, undo: Undo) {
+        self.0.push_back(Owed { reply, fate, undo: Some(Box::new(undo)) });
+    }
+
+    /// True when nothing is due.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How much is due.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when no more should be asked of the server for now.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= OWED_MAX
+    }
+
+    /// What is due next.
+    pub fn front(&self) -> Option<&Owed> {
+        self.0.front()
+    }
+
+    /// True where the client waits for one of these replies.
+    pub fn owes_client(&self) -> bool {
+        self.0.iter().any(|it| it.fate != Fate::Swallow && it.reply != Reply::CopyEnd)
+    }
+
+    /// Takes the next answer that the pooler gives itself, if its turn has come.
+    #[inline]
+    pub fn take_answer(&mut self) -> Option<&'static [u8]> {
+        loop {
+            match self.0.front()? {
+                Owed { reply: Reply::CopyEnd, .. } => {
+                    self.0.pop_front();
+                }
+                Owed { fate: Fate::Answer(bytes), .. } => {
+                    let bytes = *bytes;
+                    self.0.pop_front();
+                    return Some(bytes);
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// Finds the place of a message from the server, errors and asynchronous messages excepted.
+    ///
+    /// Errors: a message that answers nothing that is due.
+    #[inline]
+    pub fn place(&mut self, tag: u8) -> Result<Placed, Unexpected> {
+        let Some(front) = self.0.front() else { return Err(Unexpected) };
+        let placed = Placed { fate: front.fate, reply: front.reply };
+        let last = match (front.reply, tag) {
+            (Reply::Parse, tag::PARSE_COMPLETE)
+            | (Reply::Bind, tag::BIND_COMPLETE)
+            | (Reply::Close, tag::CLOSE_COMPLETE)
+            | (Reply::Describe, tag::ROW_DESCRIPTION | tag::NO_DATA)
+            | (Reply::Execute, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED)
+            | (Reply::Query | Reply::Sync | Reply::FunctionCall, tag::READY_FOR_QUERY) => true,
+            (Reply::Describe, tag::PARAMETER_DESCRIPTION)
+            | (Reply::FunctionCall, tag::FUNCTION_CALL_RESPONSE)
+            | (
+                Reply::Execute | Reply::Query,
+                tag::DATA_ROW
+                | tag::COPY_DATA
+                | tag::COPY_DONE
+                | tag::COPY_IN_RESPONSE
+                | tag::COPY_OUT_RESPONSE
+                | tag::COPY_BOTH_RESPONSE,
+            )
+            | (Reply::Query, tag::ROW_DESCRIPTION | tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE) => {
+                false
+            }
+            _ => return Err(Unexpected),
+        };
+        if last {
+            self.0.pop_front();
+        }
+        Ok(placed)
+    }
+
+    /// An error came in place of the next reply. Returns whether the server skips everything up to a Sync that is
+    /// yet to come.
+    pub fn on_error(&mut self, names: &mut Names, shelf: &mut Shelf) -> bool {
+        match self.0.front() {
+            // These end with ReadyForQuery in any case.
+            None | Some(Owed { reply: Reply::Query | Reply::Sync | Reply::FunctionCall, .. }) => {
+                return false;
+            }
+            Some(_) => {}
+        }
+        let skipped = self.0.iter().position(|it| it.reply == Reply::Sync).unwrap_or(self.0.len());
+        // The newest change is taken back first, so that the oldest meaning of a name is what remains.
+        let undos: Vec<Box<Undo>> = self.0.drain(..skipped).filter_map(|it| it.undo).collect();
+        undos.into_iter().rev().for_each(|it| it.take_back(names, shelf));
+        self.0.is_empty()
+    }
+
+    /// COPY IN has ended well: the server has read everything up to the client's CopyDone, and in COPY mode it
+    /// ignores Sync and Flush (`CopyGetData` in src/backend/commands/copyfromparse.c).
+    pub fn on_copy_in_done(&mut self) {
+        if let Some(end) = self.0.iter().position(|it| it.reply == Reply::CopyEnd) {
+            self.0.drain(..=end);
+        }
+    }
+
+    /// True where a Sync went out after the statement that has begun to copy and before the end of its data: if
+    /// that copy fails, nobody can tell whether the server has read it in COPY mode or will answer it.
+    pub fn has_early_sync(&self) -> bool {
+        self.0.iter().skip(1).take_while(|it| it.reply != Reply::CopyEnd).any(|it| it.reply == Reply::Sync)
+    }
+
+    /// The statement that failed in COPY mode and all that went out before the end of its data are over.
+    pub fn drop_copy(&mut self) {
+        let end = self.0.iter().position(|it| it.reply == Reply::CopyEnd).map_or(self.0.len(), |it| it + 1);
+        self.0.drain(..end);
+    }
+
+    /// All statements are gone from the server and the client's names with them; what later messages made anew
+    /// stays.
+    pub fn on_deallocate_all(&self, names: &mut Names, shelf: &mut Shelf) {
+        names.clear();
+        shelf.clear();
+        for undo in self.0.iter().filter_map(|it| it.undo.as_deref()) {
+            if let (Some((name, _)), Some(parsed)) = (&undo.renamed, &undo.parsed) {
+                names.replace(name, Some(Arc::clone(parsed)));
+            }
+            if let Some(parsed) = &undo.parsed {
+                shelf.put(Arc::clone(parsed));
+            }
+        }
+    }
+
+    /// True where exactly the messages of one batch are due, its Sync being the last.
+    pub fn is_one_batch(&self) -> bool {
+        self.0.iter().position(|it| it.reply == Reply::Sync).is_some_and(|it| it + 1 == self.0.len())
+    }
+
+    /// Nobody gets what is still due.
+    pub fn swallow_all(&mut self) {
+        self.0.iter_mut().for_each(|it| it.fate = Fate::Swallow);
+    }
+
+    /// What is due no longer matters.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Undo {
+    fn take_back(self, names: &mut Names, shelf: &mut Shelf) {
+        if let Some(parsed) = self.parsed {
+            shelf.remove(&parsed);
+        }
+        if let Some(closed) = self.closed {
+            shelf.put(closed);
+        }
+        if let Some((name, before)) = self.renamed {
+            names.replace(&name, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prepared::Registry;
+
+    fn queue(replies: &[Reply]) -> Queue {
+        let mut queue = Queue::default();
+        replies.iter().for_each(|it| queue.push(*it, Fate::Pass));
+        queue
+    }
+
+    fn error(queue: &mut Queue) -> bool {
+        queue.on_error(&mut Names::default(), &mut Shelf::default())
+    }
+
+    #[test]
+    fn replies_come_in_the_order_of_their_messages() {
+        use Reply::*;
+        let mut queue = queue(&[Parse, Bind, Describe, Execute, Sync]);
+        for tag in [b'1', b'2', b'T', b'D', b'D', b'C', b'Z'] {
+            assert!(queue.place(tag).is_ok(), "{}", tag as char);
+        }
+        assert!(queue.is_empty());
+        assert_eq!(queue.place(b'Z'), Err(Unexpected));
+    }
+
+    #[test]
+    fn a_reply_out_of_order_is_unexpected() {
+        for (reply, tag) in
+            [(Reply::Parse, b'2'), (Reply::Sync, b'C'), (Reply::Execute, b'Z'), (Reply::Query, b'1')]
+        {
+            assert_eq!(queue(&[reply]).place(tag), Err(Unexpected), "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_skips_up_to_the_next_sync() {
+        use Reply::*;
+        let mut one = queue(&[Bind, Execute, Sync, Parse]);
+        assert!(!error(&mut one));
+        assert_eq!(one.len(), 2);
+        assert!(error(&mut queue(&[Bind, Execute])), "the Sync is yet to come");
+        let mut query = queue(&[Query, Query]);
+        assert!(!error(&mut query));
+        assert_eq!(query.len(), 2, "a failed query still ends with ReadyForQuery");
+    }
+
+    #[test]
+    fn answers_are_given_in_their_turn_and_dropped_by_errors() {
+        let mut queue = queue(&[Reply::Bind]);
+        queue.push(Reply::Parse, Fate::Answer(b"1"));
+        assert_eq!(queue.take_answer(), None);
+        assert!(queue.place(b'2').is_ok());
+        assert_eq!(queue.take_answer(), Some(&b"1"[..]));
+        queue.push(Reply::Bind, Fate::Pass);
+        queue.push(Reply::Parse, Fate::Answer(b"1"));
+        error(&mut queue);
+        assert_eq!(queue.take_answer(), None);
+    }
+
+    #[test]
+    fn a_skipped_message_changes_nothing() {
+        let registry = Registry::default();
+        let (old, new) =
+            (registry.intern(b"old", Default::default), registry.intern(b"new", Default::default));
+        let (mut names, mut shelf) = (Names::default(), Shelf::default());
+        names.replace(b"s", Some(Arc::clone(&old)));
+        let mut queue = queue(&[Reply::Bind]);
+        // The client closed `s`, then parsed it anew: both are skipped.
+        let before = names.replace(b"s", None);
+        let undo = Undo { renamed: Some((b"s"[..].into(), before)), ..Undo::default() };
+        queue.push_undoable(Reply::Close, Fate::Answer(b"3"), undo);
+        let before = names.replace(b"s", Some(Arc::clone(&new)));
+        shelf.put(Arc::clone(&new));
+        let undo =
+            Undo { renamed: Some((b"s"[..].into(), before)), parsed: Some(Arc::clone(&new)), closed: None };
+        queue.push_undoable(Reply::Parse, Fate::Pass, undo);
+        assert!(queue.on_error(&mut names, &mut shelf));
+        assert_eq!(names.find(b"s").map(|it| it.id()), Some(old.id()));
+        assert!(shelf.is_empty());
+    }
+
+    #[test]
+    fn the_syncs_that_copy_mode_ignores_are_not_awaited() {
+        use Reply::*;
+        let mut queue = queue(&[Execute, Sync, CopyEnd, Sync]);
+        assert!(queue.has_early_sync());
+        assert!(queue.place(b'C').is_ok());
+        queue.on_copy_in_done();
+        assert_eq!(queue.len(), 1);
+        assert!(queue.place(b'Z').is_ok());
+        assert!(queue.is_empty());
+    }
+}

@@ -1,0 +1,258 @@
+//! The settings that follow a client from server to server.
+//!
+//! A server reports some settings (`GUC_REPORT`); what it reported is known without asking. A client's view of them
+//! is kept beside it, and compared when it gets a server. Settings that a client gave in its start-up message and
+//! that servers do not report are remembered on both sides as *extra*. The difference becomes one query.
+//!
+//! Sets are shared by `Arc`: clients and servers that agree hold the same one, and agreement costs a comparison of
+//! two pointers.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// Reported settings that can't be set: their `GucContext` is `PGC_INTERNAL`, or setting them is the business of
+/// SET SESSION AUTHORIZATION. src/backend/utils/misc/guc_parameters.dat.
+const NOT_SETTABLE: [&str; 6] = [
+    "server_version",
+    "server_encoding",
+    "integer_datetimes",
+    "is_superuser",
+    "in_hot_standby",
+    "session_authorization",
+];
+
+/// Names of settings are compared without regard to case: `guc_name_compare` in src/backend/utils/misc/guc.c.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Folded(Box<str>);
+
+impl Folded {
+    fn of(name: &str) -> Self {
+        Self(name.to_ascii_lowercase().into())
+    }
+}
+
+/// Values of settings by name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Values(BTreeMap<Folded, (Arc<str>, Arc<str>)>);
+
+impl Values {
+    /// A setting's value.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.0.get(&Folded::of(name)).map(|(_, value)| &**value)
+    }
+
+    /// Gives a setting a value, under the name as it is spelled here if it has none yet.
+    pub fn set(&mut self, name: &str, value: &str) {
+        let entry = self.0.entry(Folded::of(name)).or_insert_with(|| (name.into(), "".into()));
+        entry.1 = value.into();
+    }
+
+    /// Names and values in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.values().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// True when it has no setting.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for Values {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(pairs: I) -> Self {
+        let mut values = Self::default();
+        pairs.into_iter().for_each(|(name, value)| values.set(name, value));
+        values
+    }
+}
+
+/// What one side holds: a client's wishes or a server's state.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters {
+    /// Settings that servers report.
+    pub reported: Arc<Values>,
+    /// Settings of a client's start-up message that servers do not report.
+    pub extra: Arc<Values>,
+}
+
+impl Parameters {
+    /// A client's: what a server of the pool reports, with the client's own values in place of it.
+    pub fn of_client<'a>(
+        welcome: &Arc<Values>,
+        wanted: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let mut client = Self { reported: Arc::clone(welcome), extra: Arc::default() };
+        for (name, value) in wanted {
+            match client.reported.value(name) {
+                Some(same) if same == value => {}
+                Some(_) => Arc::make_mut(&mut client.reported).set(name, value),
+                None => Arc::make_mut(&mut client.extra).set(name, value),
+            }
+        }
+        client
+    }
+
+    /// True where the server already is as the client wants it.
+    #[inline]
+    pub fn agrees_with(&self, server: &Self) -> bool {
+        let no_extra = self.extra.is_empty() && server.extra.is_empty();
+        Arc::ptr_eq(&self.reported, &server.reported) && (no_extra || Arc::ptr_eq(&self.extra, &server.extra))
+    }
+
+    /// The query that makes the server as the client wants it; `None` where nothing differs in value.
+    pub fn query_for(&self, server: &Self) -> Option<String> {
+        let mut query = Query::default();
+        for (name, value) in self.reported.iter() {
+            let settable = !NOT_SETTABLE.iter().any(|it| it.eq_ignore_ascii_case(name));
+            // What this server does not report can't be told to differ.
+            if settable && server.reported.value(name).is_some_and(|it| it != value) {
+                query.set(name, value);
+            }
+        }
+        for (name, value) in self.extra.iter() {
+            if server.extra.value(name) != Some(value) {
+                query.set(name, value);
+            }
+        }
+        for (name, _) in server.extra.iter() {
+            if self.extra.value(name).is_none() {
+                query.reset(name);
+            }
+        }
+        query.finish()
+    }
+
+    /// The server reports a setting's value, which the client it serves learns too.
+    pub fn on_status(&mut self, name: &str, value: &str, client: Option<&mut Self>) {
+        let before = Arc::clone(&self.reported);
+        if before.value(name) != Some(value) {
+            Arc::make_mut(&mut self.reported).set(name, value);
+        }
+        let Some(client) = client else { return };
+        if Arc::ptr_eq(&client.reported, &before) {
+            client.reported = Arc::clone(&self.reported);
+        } else if client.reported.value(name) != Some(value) {
+            Arc::make_mut(&mut client.reported).set(name, value);
+        }
+    }
+}
+
+/// One simple query under construction.
+///
+/// `set_config` takes a value as the start-up message does, so that lists such as `search_path` mean the same.
+/// Schema names guard against look-alikes on a client's `search_path`.
+#[derive(Default)]
+struct Query {
+    resets: String,
+    sets: String,
+}
+
+impl Query {
+    fn set(&mut self, name: &str, value: &str) {
+        self.sets.push_str(if self.sets.is_empty() { "SELECT " } else { ", " });
+        self.sets.push_str("pg_catalog.set_config(");
+        literal(&mut self.sets, name);
+        self.sets.push_str(", ");
+        literal(&mut self.sets, value);
+        self.sets.push_str(", false)");
+    }
+
+    /// A RESET; a name with characters that no setting has is left alone, as it can't have been set.
+    fn reset(&mut self, name: &str) {
+        if name.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'.' | b'$')) {
+            self.resets.push_str("RESET ");
+            self.resets.push_str(name);
+            self.resets.push_str("; ");
+        }
+    }
+
+    fn finish(self) -> Option<String> {
+        (!self.resets.is_empty() || !self.sets.is_empty()).then(|| self.resets + &self.sets)
+    }
+}
+
+/// Appends an expression for `text` that means the same whatever `client_encoding` and
+/// `standard_conforming_strings` are: an `E''` literal of plain ASCII, else the bytes in hexadecimal.
+fn literal(out: &mut String, text: &str) {
+    if text.bytes().all(|it| (b' '..=b'~').contains(&it)) {
+        out.push_str("E'");
+        for character in text.chars() {
+            if matches!(character, '\'' | '\\') {
+                out.push('\\');
+            }
+            out.push(character);
+        }
+        out.push('\'');
+        return;
+    }
+    out.push_str("pg_catalog.convert_from(pg_catalog.decode('");
+    for byte in text.bytes() {
+        // Writing to a String can't fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+    out.push_str("', 'hex'), 'UTF8')");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Parameters {
+        let reported = [("TimeZone", "UTC"), ("application_name", ""), ("server_version", "15.1")];
+        Parameters { reported: Arc::new(reported.into_iter().collect()), extra: Arc::default() }
+    }
+
+    fn client(wanted: &[(&str, &str)]) -> Parameters {
+        Parameters::of_client(&server().reported, wanted.iter().copied())
+    }
+
+    #[test]
+    fn those_who_agree_share_one_set_and_need_no_query() {
+        let server = server();
+        let client = Parameters::of_client(&server.reported, [("timezone", "UTC")]);
+        assert!(client.agrees_with(&server));
+        assert_eq!(client.query_for(&server), None);
+    }
+
+    #[test]
+    fn only_what_differs_is_set_and_what_another_left_is_reset() {
+        let mut server = server();
+        Arc::make_mut(&mut server.extra).set("geqo", "off");
+        Arc::make_mut(&mut server.extra).set("work_mem", "1MB");
+        let client = client(&[("timezone", "CET"), ("work_mem", "1MB"), ("server_version", "9")]);
+        assert_eq!(
+            client.query_for(&server).as_deref(),
+            Some("RESET geqo; SELECT pg_catalog.set_config(E'TimeZone', E'CET', false)")
+        );
+    }
+
+    #[test]
+    fn no_value_breaks_out_of_its_quotes() {
+        let query = |value| client(&[("application_name", value)]).query_for(&server());
+        assert_eq!(
+            query(r"'; drop \").as_deref(),
+            Some(r"SELECT pg_catalog.set_config(E'application_name', E'\'; drop \\', false)")
+        );
+        assert_eq!(
+            query("ä\n").as_deref(),
+            Some(
+                "SELECT pg_catalog.set_config(E'application_name', \
+                 pg_catalog.convert_from(pg_catalog.decode('c3a40a', 'hex'), 'UTF8'), false)"
+            )
+        );
+    }
+
+    #[test]
+    fn a_status_reaches_the_client_and_leaves_both_in_agreement() {
+        let mut server = server();
+        let mut client = Parameters { reported: Arc::clone(&server.reported), extra: Arc::default() };
+        server.on_status("TimeZone", "CET", Some(&mut client));
+        assert!(client.agrees_with(&server));
+        assert_eq!(client.reported.value("TIMEZONE"), Some("CET"));
+        let mut other = self::client(&[("application_name", "x")]);
+        server.on_status("TimeZone", "UTC", Some(&mut other));
+        assert_eq!(other.reported.value("application_name"), Some("x"));
+        assert_eq!(other.reported.value("TimeZone"), Some("UTC"));
+    }
+}

@@ -1,0 +1,400 @@
+//! One direction of a conversation: bytes that came in, what was decided about them, and what is to be sent.
+//!
+//! Bytes are received into one contiguous store and leave from there: nothing is copied to be passed on. What the
+//! relay decides about them is kept as pieces, in order: pass these bytes, drop those, put others in between.
+//! A pipe that holds no bytes holds no buffer either; it gets one when there is something to receive.
+//!
+//! Invariant: `start <= decided <= end`; the pieces cover `start..decided` and all of `inserted`, in sending order.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, BytesMut};
+
+/// Bytes of a fresh buffer's store.
+pub const STORE_BYTES: usize = 16 * 1024;
+/// How far a store grows by itself while the sender keeps filling it.
+pub const STORE_BULK_BYTES_MAX: usize = 128 * 1024;
+/// Answers and rewritten heads waiting to be sent; above it no more are made until some have left.
+pub const INSERTED_BYTES_MAX: usize = 64 * 1024;
+/// Pieces waiting to be sent, ditto.
+pub const PIECES_MAX: usize = 8 * 1024;
+/// Slices given to one vectored write.
+pub const SLICES_MAX: usize = 16;
+/// Buffers a worker keeps for reuse.
+const SPARE_MAX: usize = 256;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Piece {
+    /// The store's next bytes go out.
+    Pass(usize),
+    /// The store's next bytes are left out.
+    Drop(usize),
+    /// The next of the inserted bytes go out.
+    Insert(usize),
+}
+
+/// What a pipe needs while it holds bytes.
+#[derive(Debug)]
+pub struct Buffer {
+    store: Vec<u8>,
+    inserted: BytesMut,
+    pieces: VecDeque<Piece>,
+}
+
+impl Buffer {
+    fn new() -> Box<Self> {
+        Box::new(Self { store: vec![0; STORE_BYTES], inserted: BytesMut::new(), pieces: VecDeque::new() })
+    }
+}
+
+/// A worker's buffers that no pipe uses just now.
+#[derive(Debug, Default)]
+pub struct Spare(Vec<Box<Buffer>>);
+
+impl Spare {
+    fn take(&mut self) -> Box<Buffer> {
+        self.0.pop().unwrap_or_else(Buffer::new)
+    }
+
+    fn give(&mut self, mut buffer: Box<Buffer>) {
+        if self.0.len() >= SPARE_MAX {
+            return;
+        }
+        if buffer.store.len() > STORE_BYTES {
+            buffer.store.truncate(STORE_BYTES);
+            buffer.store.shrink_to_fit();
+        }
+        self.0.push(buffer);
+    }
+}
+
+/// Bytes from one side on their way to the other.
+#[derive(Debug, Default)]
+pub struct Pipe {
+    buffer: Option<Box<Buffer>>,
+    /// The first byte of the store that has neither left nor been dropped.
+    start: usize,
+    /// The first byte nothing is decided about.
+    decided: usize,
+    /// The first byte that is free.
+    end: usize,
+    /// Bytes that can be sent now.
+    ready: usize,
+    /// Undecided bytes that must fit in at once, at least.
+    needed: usize,
+    /// Bytes from here on are kept even when sent, so that they can be sent again.
+    mark: Option<usize>,
+}
+
+impl Pipe {
+    /// The bytes that nothing is decided about.
+    pub fn undecided(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |it| &it.store[self.decided..self.end])
+    }
+
+    /// Bytes that can be sent now.
+    pub fn ready(&self) -> usize {
+        self.ready
+    }
+
+    /// True when it holds nothing to decide about and nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.ready == 0 && self.decided == self.end
+    }
+
+    /// True when no more should be put into it before some of it has left.
+    pub fn is_full(&self) -> bool {
+        self.buffer
+            .as_ref()
+            .is_some_and(|it| it.inserted.len() >= INSERTED_BYTES_MAX || it.pieces.len() >= PIECES_MAX)
+    }
+
+    /// Sees to it that at least `bytes` undecided ones fit in at once.
+    pub fn need(&mut self, bytes: usize) {
+        self.needed = bytes;
+    }
+
+    /// True when [`Self::space`] would not be empty.
+    pub fn has_space(&self) -> bool {
+        let Some(buffer) = &self.buffer else { return true };
+        let kept = self.mark.unwrap_or(self.start).min(self.start);
+        self.end - kept < buffer.store.len() || self.needed > self.end - self.decided
+    }
+
+    /// Where the next bytes are to be received; tell [`Self::filled`] how many came.
+    pub fn space<'a>(&'a mut self, spare: &mut Spare) -> &'a mut [u8] {
+        let buffer = self.buffer.get_or_insert_with(|| spare.take());
+        let room_wanted = self.needed.saturating_sub(self.end - self.decided).max(1);
+        if buffer.store.len() - self.end < room_wanted {
+            let kept = self.mark.unwrap_or(self.start).min(self.start);
+            buffer.store.copy_within(kept..self.end, 0);
+            self.start -= kept;
+            self.decided -= kept;
+            self.end -= kept;
+            self.mark = self.mark.map(|it| it - kept);
+            if buffer.store.len() - self.end < room_wanted {
+                buffer.store.resize(self.end + room_wanted, 0);
+            }
+        }
+        &mut buffer.store[self.end..]
+    }
+
+    /// `count` bytes have been received into [`Self::space`].
+    pub fn filled(&mut self, count: usize) {
+        self.end += count;
+        let Some(buffer) = &mut self.buffer else { return };
+        if self.end == buffer.store.len() && self.end < STORE_BULK_BYTES_MAX {
+            // The sender has more than fits in: bulk.
+            buffer.store.resize((self.end * 2).min(STORE_BULK_BYTES_MAX), 0);
+        }
+    }
+
+    /// Receives a copy of `bytes`: for drivers without a socket.
+    pub fn fill_from(&mut self, mut bytes: &[u8], spare: &mut Spare) -> usize {
+        let offered = bytes.len();
+        while !bytes.is_empty() && self.has_space() {
+            let space = self.space(spare);
+            let count = space.len().min(bytes.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            self.filled(count);
+            bytes = &bytes[count..];
+        }
+        offered - bytes.len()
+    }
+
+    /// The next `count` undecided bytes shall be sent.
+    pub fn pass(&mut self, count: usize) {
+        debug_assert!(count <= self.end - self.decided, "only received bytes can be passed");
+        let Some(buffer) = &mut self.buffer else { return };
+        match buffer.pieces.back_mut() {
+            Some(Piece::Pass(last)) => *last += count,
+            _ => buffer.pieces.push_back(Piece::Pass(count)),
+        }
+        self.decided += count;
+        self.ready += count;
+    }
+
+    /// The next `count` undecided bytes shall not be sent.
+    pub fn discard(&mut self, count: usize) {
+        debug_assert!(count <= self.end - self.decided, "only received bytes can be dropped");
+        let Some(buffer) = &mut self.buffer else { return };
+        match buffer.pieces.back_mut() {
+            Some(Piece::Drop(last)) => *last += count,
+            _ => buffer.pieces.push_back(Piece::Drop(count)),
+        }
+        self.decided += count;
+        self.drop_leading();
+    }
+
+    /// What `write` appends shall be sent after everything decided so far.
+    pub fn insert(&mut self, spare: &mut Spare, write: impl FnOnce(&mut BytesMut)) {
+        let buffer = self.buffer.get_or_insert_with(|| spare.take());
+        let before = buffer.inserted.len();
+        write(&mut buffer.inserted);
+        let count = buffer.inserted.len() - before;
+        match buffer.pieces.back_mut() {
+            Some(Piece::Insert(last)) => *last += count,
+            _ => buffer.pieces.push_back(Piece::Insert(count)),
+        }
+        self.ready += count;
+    }
+
+    /// What to send next, as slices for one vectored write; returns how many there are.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+        let Some(buffer) = &self.buffer else { return 0 };
+        let (mut stored, mut inserted, mut used) = (self.start, 0, 0);
+        for piece in &buffer.pieces {
+            if used == SLICES_MAX {
+                break;
+            }
+            match *piece {
+                Piece::Drop(count) => {
+                    stored += count;
+                    continue;
+                }
+                Piece::Pass(count) => {
+                    slices[used] = IoSlice::new(&buffer.store[stored..stored + count]);
+                    stored += count;
+                }
+                Piece::Insert(count) => {
+                    slices[used] = IoSlice::new(&buffer.inserted[inserted..inserted + count]);
+                    inserted += count;
+                }
+            }
+            used += 1;
+        }
+        used
+    }
+
+    /// `count` bytes have been sent.
+    pub fn sent(&mut self, mut count: usize) {
+        self.ready -= count;
+        let Some(buffer) = &mut self.buffer else { return };
+        while count > 0 {
+            let Some(piece) = buffer.pieces.front_mut() else { break };
+            let taken = match piece {
+                Piece::Drop(dropped) => {
+                    self.start += *dropped;
+                    buffer.pieces.pop_front();
+                    continue;
+                }
+                Piece::Pass(left) => {
+                    let taken = count.min(*left);
+                    self.start += taken;
+                    *left -= taken;
+                    taken
+                }
+                Piece::Insert(left) => {
+                    let taken = count.min(*left);
+                    buffer.inserted.advance(taken);
+                    *left -= taken;
+                    taken
+                }
+            };
+            count -= taken;
+            if matches!(piece, Piece::Pass(0) | Piece::Insert(0)) {
+                buffer.pieces.pop_front();
+            }
+        }
+        self.drop_leading();
+    }
+
+    /// All that is still to be sent is forgotten; undecided bytes stay.
+    pub fn forget_ready(&mut self) {
+        self.start = self.decided;
+        self.ready = 0;
+        if let Some(buffer) = &mut self.buffer {
+            buffer.pieces.clear();
+            buffer.inserted.clear();
+        }
+    }
+
+    /// What nothing is decided about is dropped.
+    pub fn discard_undecided(&mut self) {
+        self.discard(self.end - self.decided);
+    }
+
+    /// Everything is forgotten.
+    pub fn clear(&mut self, spare: &mut Spare) {
+        self.decided = self.end;
+        self.mark = None;
+        self.forget_ready();
+        self.tidy(spare);
+    }
+
+    /// Keeps the undecided bytes and all that follow until [`Self::unmark`].
+    pub fn mark(&mut self) {
+        self.mark = Some(self.decided);
+    }
+
+    /// True when the bytes since [`Self::mark`] are still here.
+    pub fn is_marked(&self) -> bool {
+        self.mark.is_some()
+    }
+
+    /// Bytes decided since the mark.
+    pub fn since_mark(&self) -> usize {
+        self.mark.map_or(0, |it| self.decided - it)
+    }
+
+    /// The marked bytes need not be kept any longer.
+    pub fn unmark(&mut self) {
+        self.mark = None;
+    }
+
+    /// Goes back to the mark, with nothing decided since. All of it must have been sent.
+    pub fn rewind(&mut self) {
+        if let Some(mark) = self.mark.take() {
+            debug_assert_eq!(self.ready, 0, "what is not sent can't be sent again");
+            self.decided = mark;
+            self.forget_ready();
+        }
+    }
+
+    /// Gives the buffer back where it holds nothing.
+    pub fn tidy(&mut self, spare: &mut Spare) {
+        if !self.is_empty() || self.mark.is_some() {
+            return;
+        }
+        (self.start, self.decided, self.end, self.needed) = (0, 0, 0, 0);
+        if let Some(mut buffer) = self.buffer.take() {
+            buffer.pieces.clear();
+            buffer.inserted.clear();
+            spare.give(buffer);
+        }
+    }
+
+    fn drop_leading(&mut self) {
+        let Some(buffer) = &mut self.buffer else { return };
+        while let Some(Piece::Drop(count)) = buffer.pieces.front() {
+            self.start += count;
+            buffer.pieces.pop_front();
+        }
+        if self.start == self.end && self.mark.is_none() {
+            (self.start, self.decided, self.end) = (0, 0, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(pipe: &mut Pipe, step: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while pipe.ready() > 0 {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let used = pipe.slices(&mut slices);
+            let all: Vec<u8> = slices[..used].iter().flat_map(|it| it.to_vec()).collect();
+            let count = step.min(all.len());
+            out.extend_from_slice(&all[..count]);
+            pipe.sent(count);
+        }
+        out
+    }
+
+    #[test]
+    fn pieces_leave_in_order_however_the_writes_are_cut() {
+        for step in 1..12 {
+            let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
+            pipe.fill_from(b"abcdefgh", &mut spare);
+            pipe.pass(2);
+            pipe.insert(&mut spare, |out| out.extend_from_slice(b"XY"));
+            pipe.discard(3);
+            pipe.pass(1);
+            assert_eq!(pipe.undecided(), b"gh");
+            assert_eq!(drain(&mut pipe, step), b"abXYf", "step {step}");
+            pipe.pass(2);
+            assert_eq!(drain(&mut pipe, step), b"gh");
+            pipe.tidy(&mut spare);
+            assert!(pipe.buffer.is_none());
+        }
+    }
+
+    #[test]
+    fn a_store_is_bounded_until_more_is_needed() {
+        let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
+        let sent = pipe.fill_from(&vec![7; 10 * STORE_BULK_BYTES_MAX], &mut spare);
+        assert_eq!(sent, STORE_BULK_BYTES_MAX);
+        assert!(!pipe.has_space());
+        pipe.need(STORE_BULK_BYTES_MAX + 10);
+        assert_eq!(pipe.fill_from(&[8; 100], &mut spare), 10);
+    }
+
+    #[test]
+    fn marked_bytes_can_be_sent_again() {
+        let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
+        pipe.fill_from(b"one", &mut spare);
+        pipe.pass(3);
+        pipe.fill_from(b"two", &mut spare);
+        pipe.mark();
+        pipe.discard(1);
+        pipe.pass(2);
+        assert_eq!(drain(&mut pipe, 100), b"onewo");
+        pipe.fill_from(b"3", &mut spare);
+        pipe.rewind();
+        pipe.pass(4);
+        assert_eq!(drain(&mut pipe, 100), b"two3");
+    }
+}

@@ -1,0 +1,306 @@
+//! What a server's messages mean: to whom they belong, and what they say of the server's state.
+
+use super::leaving::Presence;
+use super::{Phase, Relay, Rest, Turn};
+use crate::config::PoolMode;
+use crate::prepared::NAME_PREFIX;
+use crate::session::owed::{Fate, Reply};
+use crate::session::residue;
+use crate::session::server::CopyIn;
+use crate::session::verdict::CloseReason;
+use crate::wire::backend::{Backend, tag};
+use crate::wire::frame::HEADER;
+use crate::wire::limits::SERVER_MESSAGE_BYTES_MAX;
+use crate::wire::{Error, Header, Report, SqlState, TxStatus, encode};
+
+/// PostgreSQL's words where a result type has changed: `RevalidateCachedQuery` in src/backend/utils/cache/plancache.c.
+/// The routine's name is not translated, the message is.
+const STALE_PLAN_ROUTINE: &[u8] = b"RRevalidateCachedQuery\0";
+/// Bytes of a batch that are kept to be sent once more.
+const HEAL_BYTES_MAX: usize = 32 * 1024;
+
+/// What was decided about a message.
+enum Decision {
+    /// The client gets it, or nobody, as this says.
+    Give(bool),
+    /// It was dealt with altogether.
+    Done,
+    /// This many bytes must be here first.
+    NeedsMore(usize),
+}
+
+impl Relay {
+    /// Decides about the server's messages as far as they have come.
+    pub(super) fn read_server(&mut self, turn: &mut Turn<'_>) {
+        while self.server.is_some() {
+            if self.down_rest.bytes > 0 {
+                if !self.pass_rest_down() {
+                    return;
+                }
+                continue;
+            }
+            self.give_answers(turn);
+            let decided = match Header::peek(self.down.undecided()) {
+                Ok(None) => return self.down.need(HEADER),
+                Ok(Some(header)) => self.decide(header, turn).map(|it| (it, header)),
+                Err(error) => Err(error),
+            };
+            match decided {
+                Ok((Decision::Give(pass), header)) => {
+                    let pass = pass && self.presence == Presence::Here;
+                    self.down_rest = Rest { bytes: header.total(), pass };
+                }
+                Ok((Decision::Done, _)) => {}
+                Ok((Decision::NeedsMore(bytes), _)) => return self.down.need(bytes),
+                Err(error) => {
+                    let report = Report::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())
+                        .detail("The server sent it.");
+                    return self.violated(report, turn);
+                }
+            }
+        }
+    }
+
+    fn decide(&mut self, header: Header, turn: &mut Turn<'_>) -> Result<Decision, Error> {
+        match header.tag {
+            // The bulk of all bytes: nothing in it matters here.
+            tag::DATA_ROW | tag::COPY_DATA => self.place(header.tag).map(Decision::Give),
+            tag::NOTICE_RESPONSE => {
+                let front = self.server.as_ref().and_then(|it| it.queue.front());
+                Ok(Decision::Give(front.is_none_or(|it| it.fate != Fate::Swallow)))
+            }
+            tag::NOTIFICATION_RESPONSE => Ok(Decision::Give(true)),
+            tag::READY_FOR_QUERY | tag::COMMAND_COMPLETE | tag::ERROR_RESPONSE | tag::PARAMETER_STATUS
+                if header.total() > SERVER_MESSAGE_BYTES_MAX =>
+            {
+                Err(Error::Length { tag: header.tag, length: u32::try_from(header.body).unwrap_or(u32::MAX) })
+            }
+            tag::READY_FOR_QUERY | tag::COMMAND_COMPLETE | tag::ERROR_RESPONSE | tag::PARAMETER_STATUS
+                if self.down.undecided().len() < header.total() =>
+            {
+                Ok(Decision::NeedsMore(header.total()))
+            }
+            tag::READY_FOR_QUERY => self.ready(header, turn),
+            tag::COMMAND_COMPLETE => self.complete(header),
+            tag::ERROR_RESPONSE => self.error(header, turn),
+            tag::PARAMETER_STATUS => self.status(header),
+            tag::COPY_IN_RESPONSE => {
+                let pass = self.place(header.tag)?;
+                if let Some(server) = &mut self.server {
+                    server.copy_in = CopyIn::Receiving;
+                }
+                Ok(Decision::Give(pass))
+            }
+            tag => {
+                self.up.unmark();
+                self.place(tag).map(Decision::Give)
+            }
+        }
+    }
+
+    /// Whether the client gets a message that has its place in the order of replies.
+    fn place(&mut self, tag: u8) -> Result<bool, Error> {
+        let Some(server) = &mut self.server else { return Ok(false) };
+        match server.queue.place(tag) {
+            Ok(placed) => Ok(placed.fate == Fate::Pass),
+            Err(_) => Err(Error::Broken("order of a server's")),
+        }
+    }
+
+    fn body(&self, header: Header) -> &[u8] {
+        &self.down.undecided()[HEADER..header.total()]
+    }
+
+    fn ready(&mut self, header: Header, turn: &mut Turn<'_>) -> Result<Decision, Error> {
+        let Backend::ReadyForQuery(status) = Backend::decode(header.tag, self.body(header))? else {
+            return Err(Error::Broken("ReadyForQuery"));
+        };
+        let Some(server) = &mut self.server else { return Ok(Decision::Give(false)) };
+        server.status = status;
+        let pass = if server.skipping && server.queue.is_empty() {
+            // A Sync that was taken for one that COPY mode ignores: it was answered after all.
+            server.skipping = false;
+            true
+        } else {
+            self.place(header.tag)?
+        };
+        if pass {
+            self.healed = false;
+            self.up.unmark();
+            self.count_done(status, turn);
+            if self.rules.mode == PoolMode::Statement && status != TxStatus::Idle {
+                self.refuse_transaction_block(turn);
+                return Ok(Decision::Done);
+            }
+            return Ok(Decision::Give(true));
+        }
+        self.down.discard(header.total());
+        match std::mem::replace(&mut self.phase, Phase::Open) {
+            Phase::Adjusting(refusal) => self.adjusted(refusal, turn),
+            Phase::Healing => {
+                self.healed = true;
+                self.up.rewind();
+            }
+            other => self.phase = other,
+        }
+        Ok(Decision::Done)
+    }
+
+    fn refuse_transaction_block(&mut self, turn: &mut Turn<'_>) {
+        let report = Report::fatal(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            "transaction blocks not allowed in statement pooling mode",
+        )
+        .hint("Use a database entry with pool_mode = transaction.");
+        self.end(report, CloseReason::TransactionBlock, turn);
+    }
+
+    fn complete(&mut self, header: Header) -> Result<Decision, Error> {
+        self.up.unmark();
+        let meaning = {
+            let body = self.body(header);
+            // Rows are what most statements end with; their tags say nothing of interest.
+            let tag = body.strip_suffix(b"\0").ok_or(Error::Broken("CommandComplete"))?;
+            residue::of_tag(tag)
+        };
+        let Some(server) = &mut self.server else { return Ok(Decision::Give(false)) };
+        let placed = server.queue.place(header.tag).map_err(|_| Error::Broken("order of a server's"))?;
+        if server.copy_in != CopyIn::No {
+            server.copy_in = CopyIn::No;
+            if placed.reply == Reply::Execute {
+                server.queue.on_copy_in_done();
+            }
+        }
+        if server.tags_decide {
+            server.residue |= meaning.leaves.state();
+        }
+        if meaning.deallocates_all {
+            server.queue.on_deallocate_all(&mut self.names, &mut server.shelf);
+        }
+        if server.queue.len() <= 1 {
+            // Nothing is under way that could leave anything anew.
+            server.residue = server.residue.without(meaning.clears);
+        }
+        if meaning.deallocates_all && server.residue.is_empty() {
+            server.parameters.extra = Default::default();
+        }
+        Ok(Decision::Give(placed.fate == Fate::Pass))
+    }
+
+    fn status(&mut self, header: Header) -> Result<Decision, Error> {
+        let Backend::ParameterStatus { name, value } = Backend::decode(header.tag, self.body(header))? else {
+            return Err(Error::Broken("ParameterStatus"));
+        };
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.on_parameter_status(&name, &value);
+        Ok(Decision::Give(true))
+    }
+
+    fn error(&mut self, header: Header, turn: &mut Turn<'_>) -> Result<Decision, Error> {
+        turn.stats.server_error();
+        if let Phase::Adjusting(refusal) = &mut self.phase {
+            let body = &self.down.undecided()[HEADER..header.total()];
+            *refusal = Some(Report::parse(body)?);
+            return Ok(Decision::Give(false));
+        }
+        if self.can_heal(header) {
+            self.begin_healing();
+            return Ok(Decision::Give(false));
+        }
+        self.up.unmark();
+        let Some(server) = &mut self.server else { return Ok(Decision::Give(false)) };
+        let front = server.queue.front().map(|it| (it.reply, it.fate));
+        if server.copy_in == CopyIn::No {
+            server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);
+        } else {
+            self.copy_in_failed();
+        }
+        // What went wrong with the pooler's own part of a batch went wrong with the client's message behind it.
+        let whole_query = matches!(front, Some((Reply::Query, Fate::Swallow)));
+        if whole_query {
+            return Ok(Decision::Give(false));
+        }
+        Ok(self.give_renamed(header, turn))
+    }
+
+    /// A COPY FROM STDIN has failed; what the client still sends of its data is ignored.
+    fn copy_in_failed(&mut self) {
+        let Some(server) = &mut self.server else { return };
+        server.copy_in = CopyIn::No;
+        if server.queue.front().is_some_and(|it| it.reply != Reply::Execute) {
+            return;
+        }
+        if server.queue.has_early_sync() {
+            // Read in COPY mode, it is ignored; read after the failure, it is answered.
+            server.condemned = Some(CloseReason::Uncertain);
+            server.queue.drop_copy();
+        }
+        server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);
+        server.skipping |= server.queue.is_empty();
+    }
+
+    /// Whether a batch that failed may be sent once more: nothing of it was executed or answered, all of it is
+    /// still at hand, and fresh statements will cure it.
+    fn can_heal(&self, header: Header) -> bool {
+        let Some(server) = &self.server else { return false };
+        let body = self.body(header);
+        let curable = memchr::memmem::find(body, STALE_PLAN_ROUTINE).is_some()
+            || Report::parse(body).is_ok_and(|it| {
+                it.sqlstate == SqlState::INVALID_STATEMENT_NAME && it.message.contains(NAME_PREFIX)
+            });
+        curable
+            && self.up.is_marked()
+            && self.up.since_mark() <= HEAL_BYTES_MAX
+            && self.up.ready() == 0
+            && self.up_rest.bytes == 0
+            && server.status == TxStatus::Idle
+            && server.queue.front().is_some_and(|it| matches!(it.reply, Reply::Bind | Reply::Parse))
+            && server.queue.is_one_batch()
+    }
+
+    fn begin_healing(&mut self) {
+        let Some(server) = &mut self.server else { return };
+        server.queue.on_error(&mut self.names, &mut server.shelf);
+        server.queue.swallow_all();
+        server.shelf.mark_all_stale();
+        self.phase = Phase::Healing;
+    }
+
+    /// Gives the client an error with its own name for a statement in place of the server's.
+    fn give_renamed(&mut self, header: Header, turn: &mut Turn<'_>) -> Decision {
+        let body = &self.down.undecided()[HEADER..header.total()];
+        let Some(at) = memchr::memmem::find(body, NAME_PREFIX.as_bytes()) else {
+            return Decision::Give(true);
+        };
+        let digits = body[at + NAME_PREFIX.len()..].iter().take_while(|it| it.is_ascii_digit()).count();
+        let end = at + NAME_PREFIX.len() + digits;
+        let server_name = String::from_utf8_lossy(&body[at..end]).into_owned();
+        let stale = memchr::memmem::find(body, STALE_PLAN_ROUTINE).is_some();
+        if let (Some(server), true) = (&mut self.server, stale) {
+            server.shelf.mark_stale(&server_name);
+        }
+        let Some(name) = self.names.name_of(&server_name) else { return Decision::Give(true) };
+        if self.presence != Presence::Here {
+            return Decision::Give(false);
+        }
+        let renamed: Vec<u8> = [&body[..at], name, &body[end..]].concat();
+        self.down.insert(turn.spare, |out| {
+            encode::message(out, tag::ERROR_RESPONSE, |out| out.extend_from_slice(&renamed));
+        });
+        self.down.discard(header.total());
+        Decision::Done
+    }
+
+    /// Treats the rest of a message like its beginning. Returns false where more of it is yet to come.
+    fn pass_rest_down(&mut self) -> bool {
+        let count = self.down_rest.bytes.min(self.down.undecided().len());
+        if self.down_rest.pass {
+            self.down.pass(count);
+        } else {
+            self.down.discard(count);
+        }
+        self.down_rest.bytes -= count;
+        self.down.need(1);
+        self.down_rest.bytes == 0
+    }
+}

@@ -1,0 +1,445 @@
+//! Prepared statements while servers change: a client's names stand for shared statements, and a server that lacks
+//! one is given it on the way.
+//!
+//! The server itself answers whatever can fail. Only what is known to succeed is answered here (a Parse of a
+//! statement that the server has, a Close), and in its turn.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+
+use super::upstream::invalid;
+use super::{Relay, Turn};
+use crate::prepared::{Presence, Statement};
+use crate::session::owed::{Fate, Reply, Undo};
+use crate::session::residue::{self, Residue};
+use crate::wire::frame::HEADER;
+use crate::wire::frontend::{BindHead, Parse, Target, tag};
+use crate::wire::limits::{NAME_BYTES_MAX, PARSE_BYTES_MAX};
+use crate::wire::{Header, Report, SqlState, TxStatus, encode};
+
+/// An unnamed Parse is kept for a later batch only up to this size.
+const UNNAMED_BYTES_MAX: usize = 64 * 1024;
+/// Messages looked at to see whether an unnamed Parse is bound in the same batch.
+const LOOK_AHEAD_MAX: usize = 4;
+
+/// The client's unnamed statement, which lives on a server only until another client comes.
+#[derive(Debug, Default)]
+pub(super) struct Unnamed {
+    /// The server on loan has it.
+    pub(super) here: bool,
+    /// Its Parse from the text on, kept where its Bind may come after the server was given back.
+    copy: Option<Box<[u8]>>,
+}
+
+impl Unnamed {
+    /// There is none any longer.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Whether a message could be decided about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Handled {
+    /// It was.
+    Decided,
+    /// This many of its bytes must be here first.
+    NeedsMore(usize),
+}
+
+impl Relay {
+    pub(super) fn parse(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
+        let body = &self.up.undecided()[HEADER..];
+        // One byte tells the unnamed statement from the others.
+        match body.first() {
+            None => return Handled::NeedsMore(HEADER + 1),
+            Some(0) => return self.parse_unnamed(header, turn),
+            Some(_) => {}
+        }
+        if !self.rules.tracks_names() {
+            return self.parse_untracked(header, turn);
+        }
+        if header.body > PARSE_BYTES_MAX {
+            self.violated(too_large("prepared statement", PARSE_BYTES_MAX), turn);
+            return Handled::Decided;
+        }
+        if body.len() < header.body {
+            return Handled::NeedsMore(header.total());
+        }
+        match Parse::decode(&body[..header.body]) {
+            Err(error) => self.violated(invalid(&error), turn),
+            Ok(parse) => {
+                let (name, size) = (Box::from(parse.name), HEADER + parse.name.len() + 1);
+                let harmless_failure = !ends_transaction(parse.text);
+                self.parse_named(header, NamedParse { name, size, fails: harmless_failure }, turn);
+            }
+        }
+        Handled::Decided
+    }
+
+    fn parse_unnamed(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
+        if let Some(needed) = self.judge_text(header, |body| text_after_name(body), turn) {
+            return Handled::NeedsMore(needed);
+        }
+        let undecided = self.up.undecided();
+        let whole = undecided.get(HEADER..header.total());
+        self.unnamed.copy = match whole {
+            Some(body)
+                if header.body <= UNNAMED_BYTES_MAX && !is_bound_next(&undecided[header.total()..]) =>
+            {
+                Some(body[1..].into())
+            }
+            _ => None,
+        };
+        self.unnamed.here = true;
+        self.open_batch();
+        self.send(header, Reply::Parse, turn);
+        Handled::Decided
+    }
+
+    /// A named Parse that goes to the server as it is: in session mode, where the server is the client's own, or
+    /// without `max_prepared_statements`, where it must not outlive the client's turn.
+    fn parse_untracked(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
+        if let Some(needed) = self.judge_text(header, |body| text_after_name(body), turn) {
+            return Handled::NeedsMore(needed);
+        }
+        self.leave_behind(Residue::PREPARED);
+        self.open_batch();
+        self.send(header, Reply::Parse, turn);
+        Handled::Decided
+    }
+
+    fn parse_named(&mut self, header: Header, parse: NamedParse, turn: &mut Turn<'_>) {
+        turn.stats.client_parse();
+        self.open_batch();
+        let Some(server) = &mut self.server else { return };
+        let failed = server.status == TxStatus::Failed && server.queue.is_empty();
+        if failed && parse.fails {
+            // In a failed transaction the server refuses it whatever its name.
+            return self.send(header, Reply::Parse, turn);
+        }
+        if self.names.find(&parse.name).is_some() {
+            // The server itself shall say that the name is taken, so it gets one of that name first.
+            self.up.insert(turn.spare, |out| encode::parse(out, &parse.name, b"\0\0\0"));
+            server.queue.push(Reply::Parse, Fate::Swallow);
+            self.leave_behind(Residue::PREPARED);
+            return self.send(header, Reply::Parse, turn);
+        }
+        let rest = &self.up.undecided()[parse.size..header.total()];
+        let reported = |name: &str| server.parameters.reported.value(name).is_some();
+        let text = |rest: &[u8]| rest[..memchr::memchr(0, rest).unwrap_or(rest.len())].to_vec();
+        let statement = turn.registry.intern(rest, || residue::of_statement(&text(rest), reported));
+        let before = self.names.replace(&parse.name, Some(Arc::clone(&statement)));
+        let renamed = Some((parse.name, before));
+        let presence = server.shelf.touch(&statement);
+        if presence == Presence::Here {
+            let undo = Undo { renamed, ..Undo::default() };
+            server.queue.push_undoable(Reply::Parse, Fate::Answer(encode::PARSE_COMPLETE), undo);
+            return self.drop_message(header);
+        }
+        self.make_room_for(&statement, presence, turn);
+        let Some(server) = &mut self.server else { return };
+        server.shelf.put(Arc::clone(&statement));
+        turn.stats.server_parse();
+        let undo = Undo { renamed, parsed: Some(Arc::clone(&statement)), closed: None };
+        server.queue.push_undoable(Reply::Parse, Fate::Pass, undo);
+        self.query_since.get_or_insert(turn.now);
+        let body = statement.name().len() + 1 + header.total() - parse.size;
+        self.up.insert(turn.spare, |out| {
+            put_header(out, tag::PARSE, body);
+            encode::c_str(out, statement.name().as_bytes());
+        });
+        self.up.discard(parse.size);
+        self.pass_tail(header, parse.size);
+    }
+
+    pub(super) fn bind(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
+        let undecided = self.up.undecided();
+        let body = &undecided[HEADER..header.total().min(undecided.len())];
+        let Some(head) = BindHead::peek(body) else {
+            return self.incomplete_names(header, body.len(), turn);
+        };
+        let unnamed = head.statement.is_empty();
+        let found = self.names.find(head.statement).cloned();
+        let starts_batch = self.server.as_ref().is_some_and(|it| it.is_done());
+        if let (Some(statement), false) = (found, unnamed) {
+            let (size, portal) = (HEADER + head.size, head.portal.len());
+            if starts_batch && !self.healed {
+                self.up.mark();
+            }
+            self.bind_named(header, &NamedBind { statement, size, portal }, turn);
+            return Handled::Decided;
+        }
+        self.open_batch();
+        if unnamed {
+            self.provide_unnamed(turn);
+        }
+        // A name that is unknown here is unknown there: the server says so.
+        self.send(header, Reply::Bind, turn);
+        Handled::Decided
+    }
+
+    fn bind_named(&mut self, header: Header, bind: &NamedBind, turn: &mut Turn<'_>) {
+        turn.stats.bind();
+        self.open_batch();
+        self.leave_behind(bind.statement.residue());
+        self.provide(&bind.statement, turn);
+        let name = bind.statement.name().as_bytes();
+        let old = self.up.undecided();
+        let mut portal = [0; 64];
+        let long_portal;
+        let portal: &[u8] = match portal.get_mut(..bind.portal) {
+            Some(short) => {
+                short.copy_from_slice(&old[HEADER..HEADER + bind.portal]);
+                short
+            }
+            None => {
+                long_portal = old[HEADER..HEADER + bind.portal].to_vec();
+                &long_portal
+            }
+        };
+        let body = bind.portal + 1 + name.len() + 1 + header.total() - bind.size;
+        self.up.insert(turn.spare, |out| {
+            put_header(out, tag::BIND, body);
+            encode::c_str(out, portal);
+            encode::c_str(out, name);
+        });
+        self.up.discard(bind.size);
+        if let Some(server) = &mut self.server {
+            server.queue.push(Reply::Bind, Fate::Pass);
+        }
+        self.query_since.get_or_insert(turn.now);
+        self.transaction_since.get_or_insert(turn.now);
+        self.pass_tail(header, bind.size);
+    }
+
+    pub(super) fn describe(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
+        let statement = match self.statement_of(header, turn) {
+            Ok(statement) => statement,
+            Err(handled) => return handled,
+        };
+        self.open_batch();
+        match statement {
+            Some(name) if name.is_empty() => self.provide_unnamed(turn),
+            Some(name) => {
+                if let Some(statement) = self.names.find(&name).cloned() {
+                    self.provide(&statement, turn);
+                    self.up.insert(turn.spare, |out| {
+                        put_header(out, tag::DESCRIBE, statement.name().len() + 2);
+                        out.put_u8(b'S');
+                        encode::c_str(out, statement.name().as_bytes());
+                    });
+                    if let Some(server) = &mut self.server {
+                        server.queue.push(Reply::Describe, Fate::Pass);
+                    }
+                    self.query_since.get_or_insert(turn.now);
+                    self.drop_message(header);
+                    return Handled::Decided;
+                }
+            }
+            None => {}
+        }
+        self.send(header, Reply::Describe, turn);
+        Handled::Decided
+    }
+
+    pub(super) fn close(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
+        let statement = match self.statement_of(header, turn) {
+            Ok(statement) => statement,
+            Err(handled) => return handled,
+        };
+        self.open_batch();
+        match statement {
+            Some(name) if name.is_empty() => self.unnamed.forget(),
+            // The statement stays on the server for others; the client's name alone is gone.
+            Some(name) if self.rules.tracks_names() => {
+                let before = self.names.replace(&name, None);
+                if let Some(server) = &mut self.server {
+                    let undo = Undo { renamed: Some((name, before)), ..Undo::default() };
+                    server.queue.push_undoable(Reply::Close, Fate::Answer(encode::CLOSE_COMPLETE), undo);
+                }
+                self.drop_message(header);
+                return Handled::Decided;
+            }
+            _ => {}
+        }
+        self.send(header, Reply::Close, turn);
+        Handled::Decided
+    }
+
+    /// The name of the statement that a Describe or Close is about; `None` if it is about a portal.
+    fn statement_of(&mut self, header: Header, turn: &mut Turn<'_>) -> Result<Option<Box<[u8]>>, Handled> {
+        let body = &self.up.undecided()[HEADER..];
+        let Some(body) = body.get(..header.body) else {
+            return Err(self.incomplete_names(header, body.len(), turn));
+        };
+        match Target::decode(body) {
+            Ok(Target::Statement(name)) => Ok(Some(name.into())),
+            Ok(Target::Portal(_)) => Ok(None),
+            Err(error) => {
+                self.violated(invalid(&error), turn);
+                Err(Handled::Decided)
+            }
+        }
+    }
+
+    /// The names of a message have not come whole. Waits for more of it, up to a limit.
+    fn incomplete_names(&mut self, header: Header, here: usize, turn: &mut Turn<'_>) -> Handled {
+        if here < header.body && here < NAME_BYTES_MAX {
+            return Handled::NeedsMore(header.total().min(HEADER + (here * 2).clamp(64, NAME_BYTES_MAX)));
+        }
+        let report = if here < header.body {
+            too_large("name of a statement or portal", NAME_BYTES_MAX)
+        } else {
+            Report::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message format")
+        };
+        self.violated(report, turn);
+        Handled::Decided
+    }
+
+    /// Sees to it that the server has the statement by the time it reads what follows.
+    fn provide(&mut self, statement: &Arc<Statement>, turn: &mut Turn<'_>) {
+        let Some(server) = &mut self.server else { return };
+        let presence = server.shelf.touch(statement);
+        if presence == Presence::Here {
+            return;
+        }
+        self.make_room_for(statement, presence, turn);
+        let Some(server) = &mut self.server else { return };
+        server.shelf.put(Arc::clone(statement));
+        let undo = Undo { parsed: Some(Arc::clone(statement)), ..Undo::default() };
+        server.queue.push_undoable(Reply::Parse, Fate::Swallow, undo);
+        turn.stats.server_parse();
+        self.up.insert(turn.spare, |out| encode::parse(out, statement.name().as_bytes(), statement.rest()));
+    }
+
+    /// Closes a stale statement of that name on the server, or the least recently used one where its shelf is full.
+    fn make_room_for(&mut self, statement: &Arc<Statement>, presence: Presence, turn: &mut Turn<'_>) {
+        let Some(server) = &mut self.server else { return };
+        let leaving = match presence {
+            Presence::Stale => {
+                server.shelf.remove(statement);
+                Some(Arc::clone(statement))
+            }
+            _ => server.shelf.evict(self.rules.prepared_max.saturating_sub(1)),
+        };
+        let Some(leaving) = leaving else { return };
+        self.up.insert(turn.spare, |out| encode::close_statement(out, leaving.name().as_bytes()));
+        let undo = Undo { closed: Some(leaving), ..Undo::default() };
+        server.queue.push_undoable(Reply::Close, Fate::Swallow, undo);
+    }
+
+    /// Sees to it that the server's unnamed statement is this client's own, or none at all.
+    fn provide_unnamed(&mut self, turn: &mut Turn<'_>) {
+        let Some(server) = &mut self.server else { return };
+        if self.unnamed.here {
+            return;
+        }
+        match &self.unnamed.copy {
+            Some(copy) => {
+                self.up.insert(turn.spare, |out| encode::parse(out, b"", copy));
+                server.queue.push(Reply::Parse, Fate::Swallow);
+            }
+            None => {
+                self.up.insert(turn.spare, |out| encode::close_statement(out, b""));
+                server.queue.push(Reply::Close, Fate::Swallow);
+            }
+        }
+        self.unnamed.here = true;
+    }
+
+    pub(super) fn open_batch(&mut self) {
+        if let Some(server) = &mut self.server {
+            server.batch_open = true;
+        }
+    }
+
+    fn leave_behind(&mut self, residue: Residue) {
+        if let Some(server) = &mut self.server {
+            server.residue |= residue.state();
+        }
+    }
+}
+
+struct NamedParse {
+    name: Box<[u8]>,
+    /// Bytes of the message up to the end of its name.
+    size: usize,
+    /// Refused for certain by a failed transaction.
+    fails: bool,
+}
+
+struct NamedBind {
+    statement: Arc<Statement>,
+    /// Bytes of the message up to the end of its names.
+    size: usize,
+    /// Bytes of the portal's name.
+    portal: usize,
+}
+
+fn put_header(out: &mut BytesMut, tag: u8, body: usize) {
+    out.put_u8(tag);
+    out.put_u32(u32::try_from(body + 4).unwrap_or(u32::MAX));
+}
+
+/// The query text of a Parse's body, as far as it is here.
+fn text_after_name(body: &[u8]) -> &[u8] {
+    let from = memchr::memchr(0, body).map_or(body.len(), |it| it + 1);
+    let text = &body[from..];
+    &text[..memchr::memchr(0, text).unwrap_or(text.len())]
+}
+
+/// Whether a Bind comes before the batch's end, as far as the next messages are here.
+fn is_bound_next(mut messages: &[u8]) -> bool {
+    for _ in 0..LOOK_AHEAD_MAX {
+        match Header::peek(messages) {
+            Ok(Some(header)) if header.tag == tag::BIND => return true,
+            Ok(Some(header)) if header.tag == tag::DESCRIBE => {
+                let Some(rest) = messages.get(header.total()..) else { return false };
+                messages = rest;
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Whether a failed transaction may accept the statement, or that can't be told from its first word:
+/// `IsTransactionExitStmt` in src/backend/tcop/postgres.c.
+fn ends_transaction(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    let end = text.iter().position(|it| !it.is_ascii_alphabetic()).unwrap_or(text.len());
+    let word = &text[..end];
+    let exits: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
+    word.is_empty() || exits.iter().any(|it| it.eq_ignore_ascii_case(word))
+}
+
+fn too_large(what: &str, most: usize) -> Report {
+    Report::fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("{what} is too large"))
+        .detail(format!("The pooler keeps at most {most} bytes of it."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unnamed_parse_is_kept_unless_its_bind_follows() {
+        assert!(is_bound_next(b"B\0\0\0\x05x"));
+        assert!(is_bound_next(b"D\0\0\0\x06S\0B\0\0\0\x04"));
+        assert!(!is_bound_next(b"D\0\0\0\x06S\0S\0\0\0\x04"));
+        assert!(!is_bound_next(b"D\0\0\0\x06S"));
+        assert!(!is_bound_next(b""));
+    }
+
+    #[test]
+    fn only_statements_that_surely_fail_are_left_to_a_failed_transaction() {
+        for text in
+            [&b"ROLLBACK"[..], b" end;", b"Commit", b"-- x\nrollback", b"", b"prepare transaction 'x'"]
+        {
+            assert!(ends_transaction(text), "{}", text.escape_ascii());
+        }
+        assert!(!ends_transaction(b"select 1"));
+    }
+}

@@ -1,0 +1,378 @@
+//! The relay between a scripted client and a scripted server, both in memory.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::session::params::Values;
+use crate::session::pipe::SLICES_MAX;
+
+/// A relay with its surroundings.
+struct Bench {
+    relay: Relay,
+    spare: Spare,
+    registry: Registry,
+    stats: Cell,
+    rules: Rules,
+}
+
+const TRANSACTION: Rules = Rules { mode: PoolMode::Transaction, prepared_max: 200, simple_queries: true };
+
+fn reported() -> std::sync::Arc<Values> {
+    std::sync::Arc::new([("TimeZone", "UTC"), ("application_name", "")].into_iter().collect())
+}
+
+fn server() -> Box<Server> {
+    Box::new(Server::new(reported()))
+}
+
+fn take(pipe: &mut Pipe) -> Vec<u8> {
+    let mut slices = [std::io::IoSlice::new(&[]); SLICES_MAX];
+    let used = pipe.slices(&mut slices);
+    slices[..used].iter().flat_map(|it| it.to_vec()).collect()
+}
+
+impl Bench {
+    fn new(rules: Rules) -> Self {
+        let parameters = Parameters { reported: reported(), extra: Default::default() };
+        let relay = Relay::new(rules, parameters, Instant::now());
+        let (spare, registry, stats) = (Spare::default(), Registry::default(), Cell::default());
+        Self { relay, spare, registry, stats, rules }
+    }
+
+    fn with<T>(&mut self, event: impl FnOnce(&mut Relay, &mut Turn<'_>) -> T) -> T {
+        let Self { relay, spare, registry, stats, .. } = self;
+        event(relay, &mut Turn { now: Instant::now(), spare, registry, stats })
+    }
+
+    fn client(&mut self, bytes: &[u8]) {
+        self.with(|relay, turn| {
+            assert_eq!(relay.up.fill_from(bytes, turn.spare), bytes.len());
+            relay.on_client_bytes(turn);
+        });
+    }
+
+    fn server(&mut self, bytes: &[u8]) {
+        self.with(|relay, turn| {
+            assert_eq!(relay.down.fill_from(bytes, turn.spare), bytes.len());
+            relay.on_server_bytes(turn);
+        });
+    }
+
+    fn grant(&mut self, server: Box<Server>) {
+        assert!(self.relay.wants_server());
+        let rules = self.rules;
+        self.with(|relay, turn| relay.on_granted(server, rules, turn));
+    }
+
+    /// All that goes to the server now.
+    fn sent_to_server(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        while self.relay.up.ready() > 0 {
+            let part = take(&mut self.relay.up);
+            self.with(|relay, turn| relay.on_sent_to_server(part.len(), turn));
+            out.extend(part);
+        }
+        out
+    }
+
+    /// All that goes to the client now.
+    fn sent_to_client(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        while self.relay.down.ready() > 0 {
+            let part = take(&mut self.relay.down);
+            self.with(|relay, turn| relay.on_sent_to_client(part.len(), turn));
+            out.extend(part);
+        }
+        out
+    }
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    encode::message(&mut out, tag, |out| out.extend_from_slice(body));
+    out.to_vec()
+}
+
+fn messages(list: &[(u8, &[u8])]) -> Vec<u8> {
+    list.iter().flat_map(|(tag, body)| message(*tag, body)).collect()
+}
+
+fn tags(mut bytes: &[u8]) -> String {
+    let mut tags = String::new();
+    while let Ok(Some(header)) = crate::wire::Header::peek(bytes) {
+        tags.push(header.tag as char);
+        bytes = &bytes[header.total()..];
+    }
+    assert!(bytes.is_empty(), "a cut message remains");
+    tags
+}
+
+const IDLE: (u8, &[u8]) = (b'Z', b"I");
+
+#[test]
+fn a_query_takes_a_server_and_gives_it_back() {
+    let mut bench = Bench::new(TRANSACTION);
+    let query = message(b'Q', b"select 1\0");
+    bench.client(&query);
+    bench.grant(server());
+    assert_eq!(bench.sent_to_server(), query);
+    let answer = messages(&[(b'T', b"\0\0"), (b'D', b"\0\0"), (b'C', b"SELECT 1\0"), IDLE]);
+    bench.server(&answer);
+    let (_, verdict) = bench.relay.take_released().expect("it is done with");
+    assert!(matches!(verdict, Verdict::Reuse(_)));
+    assert_eq!(bench.sent_to_client(), answer, "the answer is still whole after the release");
+    assert!(!bench.relay.wants_server());
+}
+
+#[test]
+fn messages_cut_anywhere_mean_the_same() {
+    let sent = messages(&[
+        (b'P', b"\0select $1\0\0\0"),
+        (b'B', b"\0\0\0\0\0\0\0\0"),
+        (b'E', b"\0\0\0\0\0"),
+        (b'S', b""),
+    ]);
+    let answer = messages(&[(b'1', b""), (b'2', b""), (b'D', b"\0\0"), (b'C', b"SELECT 1\0"), IDLE]);
+    for step in 1..sent.len() {
+        let mut bench = Bench::new(TRANSACTION);
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        for part in sent.chunks(step) {
+            bench.client(part);
+            if bench.relay.wants_server() {
+                bench.grant(server());
+            }
+            to_server.extend(bench.sent_to_server());
+        }
+        assert_eq!(to_server, sent, "step {step}");
+        for part in answer.chunks(step) {
+            assert!(bench.relay.take_released().is_none());
+            bench.server(part);
+            to_client.extend(bench.sent_to_client());
+        }
+        assert_eq!(to_client, answer, "step {step}");
+        assert!(bench.relay.take_released().is_some(), "step {step}");
+    }
+}
+
+#[test]
+fn a_transaction_keeps_its_server() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"begin\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"BEGIN\0"), (b'Z', b"T")]));
+    assert!(bench.relay.take_released().is_none());
+    bench.client(&message(b'Q', b"commit\0"));
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"COMMIT\0"), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn a_pipeline_keeps_its_server_until_all_is_answered() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'Q', b"select 1\0"), (b'Q', b"select 2\0")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "QQ");
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    assert!(bench.relay.take_released().is_none());
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn a_batch_without_sync_keeps_its_server() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"\0select 1\0\0\0"), (b'H', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&message(b'1', b""));
+    assert!(bench.relay.take_released().is_none());
+    bench.client(&message(b'S', b""));
+    bench.sent_to_server();
+    bench.server(&message(b'Z', b"I"));
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn a_named_statement_follows_its_client_to_another_server() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"s\0select 1\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    let sent = bench.sent_to_server();
+    assert!(sent.starts_with(b"P") && sent[5..].starts_with(b"PGWEIR_1\0select 1\0"));
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "1Z");
+    assert!(bench.relay.take_released().is_some());
+    bench.client(&messages(&[(b'B', b"\0s\0\0\0\0\0\0\0"), (b'E', b"\0\0\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "PBES");
+    bench.server(&messages(&[(b'1', b""), (b'2', b""), (b'C', b"SELECT 1\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "2CZ", "the pooler's own Parse is nobody's business");
+}
+
+#[test]
+fn preparing_again_is_answered_in_turn_and_not_after_an_error() {
+    for (fails, expected) in [(false, "2C1Z"), (true, "EZ")] {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&messages(&[(b'P', b"a\0select 1\0\0\0"), (b'S', b"")]));
+        bench.grant(server());
+        bench.sent_to_server();
+        bench.server(&messages(&[(b'1', b""), IDLE]));
+        bench.sent_to_client();
+        let (held, _) = bench.relay.take_released().expect("done");
+        bench.client(&messages(&[
+            (b'B', b"\0a\0\0\0\0\0\0\0"),
+            (b'E', b"\0\0\0\0\0"),
+            (b'P', b"b\0select 1\0\0\0"),
+            (b'S', b""),
+        ]));
+        bench.grant(held);
+        assert_eq!(tags(&bench.sent_to_server()), "BES");
+        let answer: &[(u8, &[u8])] = if fails {
+            &[(b'E', b"SERROR\0C22012\0Mdivision\0\0"), IDLE]
+        } else {
+            &[(b'2', b""), (b'C', b"SELECT 1\0"), IDLE]
+        };
+        bench.server(&messages(answer));
+        assert_eq!(tags(&bench.sent_to_client()), expected);
+        assert_eq!(bench.relay.names.find(b"b").is_some(), !fails);
+    }
+}
+
+#[test]
+fn a_changed_result_type_is_healed_where_nothing_was_executed() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"a\0select 1\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    bench.sent_to_client();
+    let (held, _) = bench.relay.take_released().expect("done");
+    bench.client(&messages(&[(b'B', b"\0a\0\0\0\0\0\0\0"), (b'E', b"\0\0\0\0\0"), (b'S', b"")]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "BES");
+    bench.server(&messages(&[(b'E', b"SERROR\0C0A000\0Mcached plan\0RRevalidateCachedQuery\0\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_server()), "CPBES");
+    bench.server(&messages(&[(b'3', b""), (b'1', b""), (b'2', b""), (b'C', b"SELECT 1\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "2CZ");
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn settings_follow_the_client_before_its_first_message() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.relay.parameters = Parameters::of_client(&reported(), [("application_name", "me")]);
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "Q", "the client's query waits");
+    bench.server(&messages(&[
+        (b'T', b"\0\0"),
+        (b'D', b"\0\0"),
+        (b'C', b"SELECT 1\0"),
+        (b'S', b"application_name\0me\0"),
+        IDLE,
+    ]));
+    assert_eq!(tags(&bench.sent_to_server()), "Q");
+    assert_eq!(tags(&bench.sent_to_client()), "S", "a ParameterStatus may come at any time");
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    assert!(bench.relay.parameters.agrees_with(&held.parameters));
+}
+
+#[test]
+fn what_a_client_leaves_behind_is_for_cleaning() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"set statement_timeout = 1\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"SET\0"), IDLE]));
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Clean(..)), "{verdict:?}");
+}
+
+#[test]
+fn the_server_of_a_client_that_is_gone_is_brought_to_rest() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'Q', b"begin\0"), (b'P', b"\0select 1\0\0\0")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.with(|relay, turn| relay.on_client_gone(turn));
+    bench.server(&messages(&[(b'C', b"BEGIN\0"), (b'Z', b"T"), (b'1', b"")]));
+    assert_eq!(tags(&bench.sent_to_server()), "S");
+    bench.server(&message(b'Z', b"T"));
+    assert_eq!(bench.sent_to_server(), message(b'Q', b"ROLLBACK\0"));
+    bench.server(&messages(&[(b'C', b"ROLLBACK\0"), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    assert_eq!(bench.sent_to_client(), b"");
+}
+
+#[test]
+fn a_cancelled_wait_is_answered_and_the_session_goes_on() {
+    for (sent, next) in [
+        (messages(&[(b'Q', b"select 1\0")]), "Q"),
+        (messages(&[(b'P', b"\0select 1\0\0\0"), (b'E', b"\0\0\0\0\0"), (b'S', b"")]), "Q"),
+    ] {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&sent);
+        let report = Report::error(SqlState::QUERY_CANCELED, "canceling statement due to user request");
+        bench.with(|relay, turn| relay.refuse(&report, turn));
+        assert_eq!(tags(&bench.sent_to_client()), "EZ");
+        bench.client(&message(b'Q', b"select 2\0"));
+        bench.grant(server());
+        assert_eq!(tags(&bench.sent_to_server()), next);
+    }
+}
+
+#[test]
+fn transaction_blocks_are_refused_in_statement_mode() {
+    let mut bench = Bench::new(Rules { mode: PoolMode::Statement, ..TRANSACTION });
+    bench.client(&message(b'Q', b"begin\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"BEGIN\0"), (b'Z', b"T")]));
+    assert_eq!(tags(&bench.sent_to_client()), "CE");
+    let (_, verdict) = bench.relay.take_released().expect("taken off");
+    assert!(matches!(verdict, Verdict::Close(CloseReason::TransactionBlock)));
+}
+
+#[test]
+fn another_clients_unnamed_statement_is_never_bound() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'B', b"\0\0\0\0\0\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "CBS");
+    bench.server(&messages(&[(b'3', b""), (b'E', b"SERROR\0C26000\0Mno\0\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "EZ");
+}
+
+#[test]
+fn an_unnamed_statement_described_first_is_still_there_to_be_bound() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"\0select 1\0\0\0"), (b'D', b"S\0"), (b'S', b"")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "PDS");
+    bench.server(&messages(&[(b'1', b""), (b't', b"\0\0"), (b'n', b""), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    bench.sent_to_client();
+    bench.client(&messages(&[(b'B', b"\0\0\0\0\0\0\0\0"), (b'E', b"\0\0\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "PBES");
+    bench.server(&messages(&[(b'1', b""), (b'2', b""), (b'C', b"SELECT 1\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "2CZ");
+}
+
+#[test]
+fn copy_data_that_comes_too_late_is_ignored() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'Q', b"copy t from stdin\0"), (b'd', b"bad\n"), (b'c', b"")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "Qdc");
+    bench.server(&messages(&[(b'G', b"\0\0\0"), (b'E', b"SERROR\0C22P02\0Mbad\0\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "GEZ");
+    assert!(bench.relay.take_released().is_some());
+    bench.client(&messages(&[(b'd', b"late"), (b'c', b"")]));
+    assert!(!bench.relay.wants_server());
+}

@@ -1,0 +1,98 @@
+//! The protocol state of one server connection: it travels with the connection from client to client.
+
+use std::sync::Arc;
+
+use super::owed::Queue;
+use super::params::{Parameters, Values};
+use super::residue::Residue;
+use super::verdict::{CloseReason, Done, Verdict};
+use crate::prepared::Shelf;
+use crate::wire::TxStatus;
+
+/// Where a COPY FROM STDIN stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum CopyIn {
+    /// None is under way.
+    #[default]
+    No,
+    /// The server takes data.
+    Receiving,
+    /// The client has ended its data; the server has not answered yet.
+    Ended,
+}
+
+/// All that must be known of a server to say what its next message means and whether it may be given back.
+#[derive(Debug, Default)]
+pub struct Server {
+    /// Its settings.
+    pub parameters: Parameters,
+    /// The statements it has prepared.
+    pub shelf: Shelf,
+    pub(super) status: TxStatus,
+    pub(super) queue: Queue,
+    pub(super) copy_in: CopyIn,
+    /// It skips everything up to the next Sync.
+    pub(super) skipping: bool,
+    /// Messages of the extended protocol went out since the last Sync.
+    pub(super) batch_open: bool,
+    /// What must be cleaned before another client may have it.
+    pub(super) residue: Residue,
+    /// Some statement's text was not seen whole, so that command tags tell what it left.
+    pub(super) tags_decide: bool,
+    pub(super) condemned: Option<CloseReason>,
+}
+
+impl Server {
+    /// A server that has just sent its first ReadyForQuery, with the settings it reported.
+    pub fn new(reported: Arc<Values>) -> Self {
+        let parameters = Parameters { reported, extra: Arc::default() };
+        Self { parameters, ..Self::default() }
+    }
+
+    /// The transaction status it last reported.
+    pub fn status(&self) -> TxStatus {
+        self.status
+    }
+
+    /// A ParameterStatus came while no client had it.
+    pub fn on_parameter_status(&mut self, name: &str, value: &str) {
+        self.parameters.on_status(name, value, None);
+    }
+
+    /// A query of the pooler's own has done away with what was left: [`Residue::cleaning`], or `server_reset_query`
+    /// if `all`, which is taken to be DISCARD ALL.
+    pub fn on_cleaned(&mut self, all: bool) {
+        if all || self.residue.contains(Residue::PREPARED) {
+            self.shelf.clear();
+        }
+        if all || self.residue.contains(Residue::SETTING) || self.residue.contains(Residue::ROLE) {
+            self.parameters.extra = Arc::default();
+        }
+        self.residue = Residue::NONE;
+    }
+
+    /// What must be cleaned before another client may have it.
+    pub fn residue(&self) -> Residue {
+        self.residue
+    }
+
+    /// True when it is in no transaction, owes nothing, and no pipeline or COPY is open.
+    pub(super) fn is_done(&self) -> bool {
+        self.status == TxStatus::Idle
+            && self.queue.is_empty()
+            && !self.batch_open
+            && !self.skipping
+            && self.copy_in == CopyIn::No
+    }
+
+    /// What is to become of it now that it is done.
+    pub(super) fn verdict(&self) -> Verdict {
+        debug_assert!(self.is_done(), "only a server that is done has a verdict");
+        match self.condemned {
+            Some(reason) => Verdict::Close(reason),
+            None if self.residue.needs_close() => Verdict::Close(CloseReason::Uncertain),
+            None if self.residue.is_empty() => Verdict::Reuse(Done::witnessed()),
+            None => Verdict::Clean(Done::witnessed(), self.residue),
+        }
+    }
+}
