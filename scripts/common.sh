@@ -1,0 +1,76 @@
+# Shared by the scripts beside it; sourced by bash, never run.
+
+say() { printf '%s\n' "$*"; }
+die() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+TARGET="${CARGO_TARGET_DIR:-$PWD/target}"
+mkdir -p "$TARGET"
+TARGET="$(cd "$TARGET" && pwd)"
+# rustup puts cargo here, but only new shells find it.
+command -v cargo >/dev/null || PATH="$PATH:$HOME/.cargo/bin"
+command -v cargo >/dev/null || die "cargo is not installed: pgweir is built with Rust, see https://rustup.rs"
+
+# The directory with PostgreSQL's server programs, or nothing.
+find_postgres() {
+    local directory
+    if [ -n "${PGBIN:-}" ] && [ -x "$PGBIN/postgres" ]; then
+        say "$PGBIN"
+        return
+    fi
+    for directory in $(ls -d /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/libexec/postgresql* 2>/dev/null | sort -rV); do
+        if [ -x "$directory/postgres" ] && [ -x "$directory/initdb" ]; then
+            say "$directory"
+            return
+        fi
+    done
+    directory="$(command -v postgres || true)"
+    if [ -n "$directory" ]; then dirname "$(readlink -f "$directory")"; fi
+}
+
+# as_root COMMAND…: runs it as root where that is possible.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        return 1
+    fi
+}
+
+# install_packages WHAT-FOR DEBIAN-PACKAGES [FEDORA-PACKAGES [ALPINE-PACKAGES]]
+install_packages() {
+    local purpose="$1" debian="$2" fedora="${3:-$2}" alpine="${4:-$2}" log="$TARGET/install.log"
+    local manual="Please install it yourself (on Debian: apt-get install $debian) and run this again."
+    say "Installing $purpose from the distribution; the log is $log"
+    if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+        die "$purpose is missing, and installing it takes root or sudo. $manual"
+    fi
+    # shellcheck disable=SC2086 # the lists are meant to be split
+    if command -v apt-get >/dev/null; then
+        { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y --no-install-recommends $debian; } >"$log" 2>&1
+    elif command -v dnf >/dev/null; then
+        as_root dnf install -y $fedora >"$log" 2>&1
+    elif command -v apk >/dev/null; then
+        as_root apk add $alpine >"$log" 2>&1
+    else
+        die "$purpose is missing, and there is no apt-get, dnf or apk to install it with. $manual"
+    fi || die "Installing $purpose failed; the end of $log: $(printf '\n'; tail -n 5 "$log"; printf '\n%s' "$manual")"
+}
+
+need_postgres() {
+    if [ -z "$(find_postgres)" ]; then
+        install_packages PostgreSQL "postgresql postgresql-client" "postgresql-server postgresql postgresql-contrib" \
+            "postgresql postgresql-client postgresql-contrib"
+    fi
+    PGBIN="$(find_postgres)"
+    [ -n "$PGBIN" ] || die "PostgreSQL's programs were not found: set PGBIN to the directory that holds initdb"
+}
+
+# is_open PORT: whether somebody listens on 127.0.0.1:PORT.
+is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
