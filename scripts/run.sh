@@ -4,7 +4,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 PORT=6432       # listen_port in config/lingudesk/pgweir.toml
-HTTP_PORT=9127  # http_listen there
+HTTP_PORT=9930  # http_listen there
 CONFIG=config/lingudesk/pgweir.toml
 
 for port in $PORT $HTTP_PORT; do
@@ -50,24 +50,22 @@ mkdir -p "$RUN"
 chmod 700 "$RUN"
 
 random() { od -An -N12 -tx1 /dev/urandom | tr -d ' \n'; }
-export POSTGRES_HOST=127.0.0.1 POSTGRES_DB=lingudesk POSTGRES_USER=postgres DB_USER=db_user
-export POSTGRES_PASSWORD="${POSTGRES_PASSWORD:-$(random)}" DB_PASSWORD="${DB_PASSWORD:-$(random)}"
-export ADMIN_PASSWORD="${ADMIN_PASSWORD:-$(random)}"
-POSTGRES_PORT=5432
-while is_open "$POSTGRES_PORT"; do POSTGRES_PORT=$((POSTGRES_PORT + 1)); done
-export POSTGRES_PORT
+# What pgweir.toml asks the environment for.
+export DB_PASSWORD="${DB_PASSWORD:-$(random)}" ADMIN_PASSWORD="${ADMIN_PASSWORD:-$(random)}"
+export PGHOST=127.0.0.1 PGPORT=5432
+while is_open "$PGPORT"; do PGPORT=$((PGPORT + 1)); done
+POSTGRES_PASSWORD="$(random)"
 
 printf '%s' "$POSTGRES_PASSWORD" >"$RUN/password"
 cp "$PGWEIR" "$CONFIG" "$RUN/"
-if [ -f config/lingudesk/userlist.txt ]; then cp config/lingudesk/userlist.txt "$RUN/"; fi
 if [ "$(id -u)" = 0 ]; then chown -R postgres: "$RUN"; fi
 
-say "Making a PostgreSQL cluster under $RUN, on port $POSTGRES_PORT"
+say "Making a PostgreSQL cluster under $RUN, on port $PGPORT"
 "${AS[@]}" "$PGBIN/initdb" -D "$RUN/data" --username=postgres --pwfile="$RUN/password" --auth=scram-sha-256 \
     --encoding=UTF8 --no-locale --no-sync >"$RUN/initdb.log" 2>&1 || die "initdb failed: $(cat "$RUN/initdb.log")"
 cat >>"$RUN/data/postgresql.conf" <<CONF
 listen_addresses = '127.0.0.1'
-port = $POSTGRES_PORT
+port = $PGPORT
 unix_socket_directories = ''
 max_connections = 200
 shared_buffers = 256MB
@@ -81,18 +79,17 @@ CONF
 # In sessions of their own, Ctrl-C does not reach them but this script, which ends them in their order.
 setsid "${AS[@]}" "$PGBIN/postgres" -D "$RUN/data" >"$RUN/postgres.log" 2>&1 </dev/null &
 POSTGRES_PID=$!
-export PGPASSWORD="$POSTGRES_PASSWORD" PGCONNECT_TIMEOUT=5
-SERVER=(--host=127.0.0.1 --port="$POSTGRES_PORT" --username=postgres)
+export PGPASSWORD="$POSTGRES_PASSWORD" PGUSER=postgres
 for _ in $(seq 300); do
-    if "$PGBIN/pg_isready" -q "${SERVER[@]}"; then break; fi
+    if "$PGBIN/pg_isready" -q; then break; fi
     kill -0 "$POSTGRES_PID" 2>/dev/null || die "PostgreSQL did not start: $(cat "$RUN/postgres.log")"
     sleep 0.1
 done
 
-"$PGBIN/psql" "${SERVER[@]}" -X -q -d postgres -c "CREATE DATABASE $POSTGRES_DB"
-"$PGBIN/psql" "${SERVER[@]}" -X -q -1 -d "$POSTGRES_DB" -v ON_ERROR_STOP=1 \
+"$PGBIN/psql" -X -q -d postgres -c "CREATE DATABASE lingudesk"
+"$PGBIN/psql" -X -q -1 -d lingudesk -v ON_ERROR_STOP=1 \
     -v db_password="$DB_PASSWORD" -v admin_password="$ADMIN_PASSWORD" -f config/lingudesk/schema.sql >/dev/null
-unset PGPASSWORD
+unset PGPASSWORD PGUSER
 
 setsid "${AS[@]}" "$RUN/pgweir" "$RUN/pgweir.toml" >"$RUN/pgweir.log" 2>&1 </dev/null &
 PGWEIR_PID=$!
@@ -128,7 +125,7 @@ pgweir is ready. Paste one of these into another terminal:
   metrics   curl http://127.0.0.1:$HTTP_PORT/metrics
   logs      tail -f $RUN/pgweir.log $RUN/postgres.log
 
-PostgreSQL itself listens on port $POSTGRES_PORT. Ctrl-C stops both and removes everything.
+PostgreSQL itself listens on port $PGPORT. Ctrl-C stops both and removes everything.
 TEXT
 
 set +e

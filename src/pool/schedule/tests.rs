@@ -1,3 +1,5 @@
+//! The rules of the schedule, each by the behaviour it gives.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
