@@ -11,7 +11,7 @@ use super::diagnostic::Level;
 use super::kinds::{Facts, FileUse, Form};
 use super::load::{Loaded, Surroundings};
 use super::settings::{self, Effect, Scope, Setting, Zero};
-use super::statement::{Assignment, Findings, Place, Reading, Shape, Statement, Value};
+use super::statement::{Assignment, Findings, Origin, Place, Reading, Shape, Statement, Value};
 use super::value::{Fault, database_name, user_name};
 use super::{Config, Database, Diagnostic, Dialect, Peer, Settings, User, check, is_console, userlist};
 
@@ -47,12 +47,12 @@ impl Context<'_> {
 
 /// Where each setting was given.
 #[derive(Default)]
-pub struct Places(BTreeMap<(Scope, String, &'static str), Place>);
+pub struct Places(BTreeMap<(Scope, String, &'static str), (Place, Origin)>);
 
 impl Places {
     /// Where a setting was given, if it was.
     pub fn find(&self, scope: Scope, entry: &str, name: &'static str) -> Option<&Place> {
-        self.0.get(&(scope, entry.to_owned(), name))
+        self.0.get(&(scope, entry.to_owned(), name)).map(|(at, _)| at)
     }
 
     /// The global settings that were given.
@@ -60,9 +60,11 @@ impl Places {
         self.0.keys().filter(|(scope, ..)| *scope == Scope::Global).map(|(.., name)| *name).collect()
     }
 
-    /// The entries' passwords that stand in the configuration itself.
-    pub fn literal_secrets(&self) -> Vec<Place> {
-        self.0.iter().filter(|((.., name), _)| *name == "password").map(|(_, at)| at.clone()).collect()
+    /// A place where a password stands in the configuration itself.
+    pub fn literal_secret(&self) -> Option<Place> {
+        let mut given = self.0.iter();
+        let found = given.find(|((.., name), (_, origin))| *name == "password" && *origin == Origin::File);
+        found.map(|(_, (at, _))| at.clone())
     }
 
     fn forget(&mut self, scope: Scope, entry: &str) {
@@ -134,8 +136,9 @@ impl<'a> Assembler<'a> {
         for note in applied.notes {
             self.findings.note(&it.at, &name, note);
         }
-        let earlier = self.places.0.insert((it.scope, it.entry, applied.name), it.at.clone());
-        if let Some(earlier) = earlier {
+        let earlier =
+            self.places.0.insert((it.scope, it.entry, applied.name), (it.at.clone(), it.value.origin));
+        if let Some((earlier, _)) = earlier {
             let what = format!("replaces the value of line {} of {}", earlier.line, earlier.file.display());
             self.findings.note(&it.at, name, Fault::new(what));
         }

@@ -187,8 +187,7 @@ impl Checker<'_> {
 
     /// Notes where the configuration itself holds a password and everybody may read it.
     fn passwords_in_the_open(&mut self) {
-        let inside = self.places.literal_secrets();
-        let Some(place) = inside.into_iter().next() else { return };
+        let Some(place) = self.places.literal_secret() else { return };
         if self.context.surroundings.look(&place.file).is_ok_and(|it| it.open_to_all) {
             let fault = open_to_all(&place.file);
             self.findings.note(&place, "password", fault);

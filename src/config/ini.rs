@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::diagnostic::nearest;
 use super::load::Surroundings;
 use super::settings::Scope;
-use super::statement::{Assignment, Place, Reading, Shape, Statement, Value};
+use super::statement::{Assignment, Origin, Place, Reading, Shape, Statement, Value};
 use super::value::Fault;
 
 /// PgBouncer's limit: MAX_INCLUDE in `lib/usual/cfparser.c`.
@@ -154,7 +154,7 @@ impl Reader<'_> {
 
     fn push(&mut self, at: &Place, scope: Scope, entry: &str, (name, text): (&str, String)) {
         let (entry, name) = (entry.to_owned(), name.to_owned());
-        let value = Value { text, shape: Shape::Untyped };
+        let value = Value { text, shape: Shape::Untyped, origin: Origin::File };
         let assignment = Assignment { at: at.clone(), scope, entry, name, value };
         self.out.statements.push(Statement::Assign(assignment));
     }

@@ -89,14 +89,14 @@ pub struct Kind<T> {
 /// A time; a bare number is in seconds.
 pub const SECONDS: Kind<Duration> = Kind {
     facts: Facts::of("time, bare number in seconds", Form::Seconds),
-    read: |text| time(text, 1.0),
+    read: |text| time(text, 1_000_000),
     show: |it| Some(show_seconds(*it)),
 };
 
 /// A time; a bare number is in milliseconds.
 pub const MILLISECONDS: Kind<Duration> = Kind {
     facts: Facts::of("time, bare number in milliseconds", Form::Milliseconds),
-    read: |text| time(text, 1e-3),
+    read: |text| time(text, 1000),
     show: |it| Some(show_milliseconds(*it)),
 };
 

@@ -40,6 +40,17 @@ pub struct Value {
     pub text: String,
     /// How it was written.
     pub shape: Shape,
+    /// Where its text is from.
+    pub origin: Origin,
+}
+
+/// Where a value's text is from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// It stands in the file.
+    File,
+    /// The environment has a part in it.
+    Environment,
 }
 
 /// One thing that a file says.

@@ -11,7 +11,7 @@ use ::toml::de::{DeArray, DeTable, DeValue};
 use super::diagnostic::nearest;
 use super::load::Surroundings;
 use super::settings::{self, Scope};
-use super::statement::{Assignment, Place, Reading, Shape, Statement, Value};
+use super::statement::{Assignment, Origin, Place, Reading, Shape, Statement, Value};
 use super::value::Fault;
 
 const SECTIONS: [&str; 4] = ["pgweir", "databases", "users", "peers"];
@@ -133,7 +133,11 @@ impl Reader<'_> {
             DeValue::Datetime(_) => return Err(Fault::new("no setting is a date")),
             DeValue::Table(_) => return Err(Fault::new("no setting is a table")),
         };
-        Ok(Value { text, shape })
+        let origin = match value {
+            DeValue::String(raw) if **raw != text => Origin::Environment,
+            _ => Origin::File,
+        };
+        Ok(Value { text, shape, origin })
     }
 
     fn array(&self, array: &DeArray<'_>) -> Result<String, Fault> {

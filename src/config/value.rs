@@ -36,11 +36,19 @@ impl Fault {
 /// The longest time that can be set, so that adding it to an instant never overflows: a hundred years.
 const TIME_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
-const TIME_UNITS: &[(&str, f64)] =
-    &[("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("d", 86400.0)];
+/// What a time may be counted in, in microseconds: PgBouncer keeps times no finer.
+const TIME_UNITS: &[(&str, u64)] = &[
+    ("us", 1),
+    ("ms", 1000),
+    ("s", 1_000_000),
+    ("min", 60_000_000),
+    ("h", 3_600_000_000),
+    ("d", 86_400_000_000),
+];
 
-const SIZE_UNITS: &[(&str, f64)] =
-    &[("B", 1.0), ("kB", 1024.0), ("MB", 1048576.0), ("GB", 1073741824.0), ("TB", 1099511627776.0)];
+/// What a size may be counted in, in bytes.
+const SIZE_UNITS: &[(&str, u64)] =
+    &[("B", 1), ("kB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("TB", 1 << 40)];
 
 /// Where a host entry points: a path or `@name` is a Unix socket.
 pub fn host(text: &str) -> Host {
@@ -130,62 +138,71 @@ pub fn whole(text: &str, min: i64, max: i64) -> Result<i64, Fault> {
     }
 }
 
-fn quantity(text: &str, bare: f64, units: &[(&str, f64)]) -> Result<f64, Fault> {
+/// A decimal number times its unit, rounded; without floating point, so that what is shown reads back the same.
+fn quantity(text: &str, bare: u64, units: &[(&str, u64)]) -> Result<u64, Fault> {
     let end = text.find(|it: char| !it.is_ascii_digit() && it != '.').unwrap_or(text.len());
     let (digits, unit) = (&text[..end], text[end..].trim());
-    let number: f64 = match digits.parse() {
-        Ok(number) => number,
-        Err(_) if text.starts_with('-') => return Err(Fault::new("must not be negative").hint("0 or more")),
-        Err(_) => return Err(Fault::new(format!("not a number: \"{text}\"")).hint(show_units(units))),
+    let Some((number, scale)) = decimal(digits) else {
+        return Err(match text.starts_with('-') {
+            true => Fault::new("must not be negative").hint("0 or more"),
+            false => Fault::new(format!("not a number: \"{text}\"")).hint(show_units(units)),
+        });
     };
-    if unit.is_empty() {
-        return Ok(number * bare);
-    }
-    match units.iter().find(|(name, _)| *name == unit) {
-        Some((_, factor)) => Ok(number * factor),
-        None => Err(Fault::new(format!("unknown unit \"{unit}\"")).hint(show_units(units))),
-    }
+    let factor = match units.iter().find(|(name, _)| *name == unit) {
+        Some((_, factor)) => *factor,
+        None if unit.is_empty() => bare,
+        None => return Err(Fault::new(format!("unknown unit \"{unit}\"")).hint(show_units(units))),
+    };
+    let value = number.saturating_mul(u128::from(factor)).saturating_add(scale / 2) / scale;
+    u64::try_from(value).map_err(|_| Fault::new("too large a number"))
 }
 
-fn show_units(units: &[(&str, f64)]) -> String {
+/// A decimal number as a whole number and the power of ten to divide it by.
+fn decimal(digits: &str) -> Option<(u128, u128)> {
+    /// Digits after the point beyond these cannot matter: no unit is that large.
+    const FRACTION_DIGITS_MAX: usize = 15;
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let fraction = fraction.get(..FRACTION_DIGITS_MAX.min(fraction.len()))?;
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || whole.len() > 20 {
+        return None;
+    }
+    let number = format!("{whole}{fraction}").parse().ok()?;
+    Some((number, 10u128.pow(fraction.len() as u32)))
+}
+
+fn show_units(units: &[(&str, u64)]) -> String {
     let names: Vec<_> = units.iter().map(|(name, _)| *name).collect();
     format!("units are {}", names.join(", "))
 }
 
-/// A time; a number without a unit counts as `bare` seconds.
-pub fn time(text: &str, bare: f64) -> Result<Duration, Fault> {
-    let seconds = quantity(text, bare, TIME_UNITS)?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(time) if time <= TIME_MAX => Ok(time),
-        _ => Err(Fault::new("too long a time").hint("at most 36600d")),
+/// A time; a number without a unit counts as `bare` microseconds.
+pub fn time(text: &str, bare: u64) -> Result<Duration, Fault> {
+    match quantity(text, bare, TIME_UNITS).map(Duration::from_micros) {
+        Ok(time) if time > TIME_MAX => Err(Fault::new("too long a time").hint("at most 36600d")),
+        other => other,
     }
 }
 
 /// A size in bytes.
 pub fn bytes(text: &str) -> Result<u64, Fault> {
-    // A whole number of bytes is read without floating point, which would round large ones.
-    if let Some(value) = integer(text) {
-        return u64::try_from(value).map_err(|_| Fault::new("must not be negative").hint("0 or more"));
+    match integer(text) {
+        Some(value) => u64::try_from(value).map_err(|_| Fault::new("must not be negative").hint("0 or more")),
+        None => quantity(text, 1, SIZE_UNITS),
     }
-    let value = quantity(text, 1.0, SIZE_UNITS)?;
-    if value <= SIZE_MAX { Ok(value.round() as u64) } else { Err(Fault::new("too large a size")) }
 }
 
-/// The largest size that can be set with a unit: beyond it `f64` skips numbers.
-const SIZE_MAX: f64 = 9007199254740992.0;
-
-/// A time as [`time`] reads it back with `bare` = 1.
+/// A time in seconds.
 pub fn show_seconds(time: Duration) -> String {
-    decimal(time.as_secs(), time.subsec_nanos(), 9)
+    show_decimal(time.as_secs(), time.subsec_micros(), 6)
 }
 
-/// A time as [`time`] reads it back with `bare` = 0.001.
+/// A time in milliseconds.
 pub fn show_milliseconds(time: Duration) -> String {
     let millis = time.as_secs().saturating_mul(1000) + u64::from(time.subsec_millis());
-    decimal(millis, time.subsec_nanos() % 1_000_000, 6)
+    show_decimal(millis, time.subsec_micros() % 1000, 3)
 }
 
-fn decimal(whole: u64, fraction: u32, digits: usize) -> String {
+fn show_decimal(whole: u64, fraction: u32, digits: usize) -> String {
     if fraction == 0 {
         whole.to_string()
     } else {

@@ -122,6 +122,11 @@ fn times_have_units_and_bare_numbers_are_seconds() {
         ("", Err("not a number: \"\"")),
         ("99999999d", Err("too long a time")),
         ("1e400", Err("unknown unit \"e400\"")),
+        ("1.2.3", Err("not a number: \"1.2.3\"")),
+        (".", Err("not a number: \".\"")),
+        (".5", Ok(Duration::from_millis(500))),
+        ("3774.4998h", Ok(Duration::from_micros(13_588_199_280_000))),
+        ("0.00000049999999999999999999", Ok(Duration::ZERO)),
     ];
     check(cases, SECONDS.read);
     check([("30", Ok(Duration::from_millis(30))), ("2s", Ok(Duration::from_secs(2)))], MILLISECONDS.read);
