@@ -73,7 +73,7 @@ pub struct Keys {
 impl Keys {
     /// H(ClientKey), the half a server stores.
     pub fn stored_key(&self) -> [u8; 32] {
-        Sha256::digest(&*self.client_key).into()
+        Sha256::digest(*self.client_key).into()
     }
 }
 
