@@ -1,0 +1,282 @@
+//! A client's connection before its session: whole packets in, whole packets out.
+//!
+//! Owns the read buffer until the session takes it over, and the way a client is turned away. Every read is bounded
+//! by the largest packet that may come at that point, and nothing is read beyond need while TLS may still begin.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout};
+
+use super::refusal::Refusal;
+use crate::config::Settings;
+use crate::net::{HandshakeError, Stream};
+use crate::wire::frontend::tag;
+use crate::wire::limits::PASSWORD_BYTES_MAX;
+use crate::wire::startup::First;
+use crate::wire::{self, Header};
+
+/// Bytes asked of the system at once. A start-up packet or a password rarely has more.
+const READ_BYTES: usize = 1024;
+
+/// A client that is turned away is listened to this much longer, so that it finds our last words and no reset:
+/// closing a socket with unread bytes makes the system drop what we sent.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// And no further than this many bytes.
+const FAREWELL_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How a connection ended before it became a session.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The client was told why.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It closed the connection without a word: a port scanner, a health check.
+    #[error("client closed the connection before it sent anything")]
+    Silent,
+    /// It closed the connection in the middle.
+    #[error("client unexpected eof")]
+    Eof,
+    /// The connection broke.
+    #[error("client connection failed: {0}")]
+    Io(io::Error),
+    /// It does not speak PostgreSQL's protocol.
+    #[error("bad packet header: '{}'", Hex(.0))]
+    Garbage(Vec<u8>),
+    /// It speaks HTTP, and was told so in HTTP.
+    #[error("HTTP request on the PostgreSQL port")]
+    Http,
+    /// The TLS handshake failed.
+    #[error("{0}")]
+    Tls(#[from] HandshakeError),
+    /// Direct TLS without the protocol's ALPN name: it may be meant for another service.
+    #[error("direct TLS connection without ALPN \"postgresql\"")]
+    NoAlpn,
+    /// TLS within TLS, or another request that has no place here.
+    #[error("SSL req inside SSL")]
+    TlsTwice,
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Eof,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text with the client's words in it, on one line of a log whatever they are.
+pub(super) struct Printable<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Printable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Filter<'a, 'b>(&'a mut fmt::Formatter<'b>);
+        impl fmt::Write for Filter<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                text.chars()
+                    .try_for_each(|char| self.0.write_char(if char.is_control() { '?' } else { char }))
+            }
+        }
+        use fmt::Write as _;
+        write!(Filter(f), "{}", self.0)
+    }
+}
+
+/// A connection that is not yet a session.
+#[derive(Debug)]
+pub struct Line {
+    /// `None` only during a handshake, and after one that failed.
+    stream: Option<Stream>,
+    input: BytesMut,
+    /// What is to be sent with the next message.
+    output: BytesMut,
+    /// When the connection came.
+    since: Instant,
+}
+
+impl Line {
+    /// A connection on which nothing has been said.
+    pub fn new(stream: Stream) -> Self {
+        Self { stream: Some(stream), input: BytesMut::new(), output: BytesMut::new(), since: Instant::now() }
+    }
+
+    /// The stream.
+    pub fn stream(&mut self) -> Result<&mut Stream, End> {
+        self.stream.as_mut().ok_or_else(|| End::Io(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// Takes the stream out for a handshake; [`Self::put_back`] returns it.
+    pub(super) fn take_out(&mut self) -> Result<Stream, End> {
+        self.stream.take().ok_or_else(|| End::Io(io::ErrorKind::NotConnected.into()))
+    }
+
+    pub(super) fn put_back(&mut self, stream: Stream) {
+        self.stream = Some(stream);
+    }
+
+    /// The stream, and what the client has sent beyond its login.
+    pub(super) fn into_parts(self) -> Option<(Stream, BytesMut)> {
+        self.stream.map(|stream| (stream, self.input))
+    }
+
+    /// True where bytes have come that nobody has read: after a request for TLS there must be none.
+    pub(super) fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Messages put here go out with the next [`Self::flush`].
+    pub(super) fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Sends what [`Self::output`] holds. Not cancel safe.
+    pub(super) async fn flush(&mut self) -> Result<(), End> {
+        let output = std::mem::take(&mut self.output);
+        let stream = self.stream()?;
+        stream.write_all(&output).await?;
+        stream.flush().await?;
+        Ok(())
+    }
+
+    /// The next untagged packet. Cancel safe: what has come of it stays in the buffer.
+    pub(super) async fn first_packet(&mut self) -> Result<First, End> {
+        loop {
+            match First::size(&self.input) {
+                Err(_) => return Err(self.not_a_packet()),
+                Ok(Some(size)) if self.input.len() >= size => {
+                    let packet = self.input.split_to(size).freeze();
+                    return First::decode(&packet).map_err(|error| self.not_understood(error, &packet));
+                }
+                Ok(Some(size)) => self.read(size).await?,
+                Ok(None) => self.read(wire::startup::LENGTH).await?,
+            }
+        }
+    }
+
+    /// The body of the next message, which must be an answer to a challenge. Cancel safe.
+    pub(super) async fn answer(&mut self) -> Result<Bytes, End> {
+        loop {
+            match Header::peek(&self.input) {
+                Err(_) => return Err(self.not_a_packet()),
+                Ok(Some(header)) => {
+                    if header.tag != tag::PASSWORD {
+                        return Err(Refusal::NotAPassword { tag: header.tag }.into());
+                    }
+                    if header.body > PASSWORD_BYTES_MAX {
+                        return Err(Refusal::PasswordTooLong.into());
+                    }
+                    if self.input.len() >= header.total() {
+                        let mut message = self.input.split_to(header.total());
+                        message.advance(wire::frame::HEADER);
+                        return Ok(message.freeze());
+                    }
+                    self.read(header.total()).await?;
+                }
+                Ok(None) => self.read(wire::frame::HEADER).await?,
+            }
+        }
+    }
+
+    /// Reads once, with room for `wanted` bytes in all.
+    async fn read(&mut self, wanted: usize) -> Result<(), End> {
+        let missing = wanted.saturating_sub(self.input.len());
+        self.input.reserve(missing.max(READ_BYTES));
+        let Self { stream: Some(stream), input, .. } = self else {
+            return Err(End::Io(io::ErrorKind::NotConnected.into()));
+        };
+        match stream.read_buf(input).await? {
+            0 => Err(End::Eof),
+            _ => Ok(()),
+        }
+    }
+
+    fn not_a_packet(&self) -> End {
+        const METHODS: [&[u8]; 8] = [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"CONN", b"PATC"];
+        if METHODS.iter().any(|method| self.input.starts_with(method)) {
+            return End::Http;
+        }
+        End::Garbage(self.input[..self.input.len().min(wire::startup::LENGTH * 2)].to_vec())
+    }
+
+    fn not_understood(&self, error: wire::Error, packet: &[u8]) -> End {
+        match error {
+            wire::Error::Protocol { major: 0..=2, .. } => Refusal::OldProtocol.into(),
+            wire::Error::Protocol { major, minor } => Refusal::UnknownProtocol { major, minor }.into(),
+            wire::Error::Broken("start-up") => Refusal::StartupLayout.into(),
+            wire::Error::Utf8(what) => Refusal::NotUtf8(what).into(),
+            wire::Error::Broken(_) | wire::Error::Length { .. } => {
+                End::Garbage(packet[..packet.len().min(wire::startup::LENGTH * 2)].to_vec())
+            }
+        }
+    }
+
+    /// Tells the client why it is turned away, where it can be told, and closes. Takes a second at most.
+    pub(super) async fn turn_away(mut self, end: &End, settings: &Settings) {
+        self.log(end, settings);
+        match end {
+            End::Refused(refusal) => refusal.report(settings.compatibility).encode(&mut self.output),
+            End::Http => self.output.extend_from_slice(HTTP_ANSWER),
+            End::Silent
+            | End::Eof
+            | End::Io(_)
+            | End::Garbage(_)
+            | End::Tls(_)
+            | End::NoAlpn
+            | End::TlsTwice => return,
+        }
+        // It is leaving either way; that it did not hear us is no news.
+        let _ = timeout(FAREWELL, self.farewell()).await;
+    }
+
+    /// PgBouncer's two lines; monitoring searches for them.
+    fn log(&self, end: &End, settings: &Settings) {
+        let (text, age) = (Printable(end), self.since.elapsed().as_secs());
+        match end {
+            End::Refused(_) if settings.log_pooler_errors => tracing::warn!("pooler error: {text}"),
+            End::Tls(_) | End::NoAlpn => tracing::warn!("{text}"),
+            End::Garbage(_) | End::Http => tracing::info!("{text}"),
+            End::Refused(_) | End::Silent | End::Eof | End::Io(_) | End::TlsTwice => {}
+        }
+        match end {
+            End::Silent => tracing::debug!("{text}"),
+            _ if settings.log_disconnections => tracing::info!("closing because: {text} (age={age}s)"),
+            _ => {}
+        }
+    }
+
+    async fn farewell(&mut self) -> Result<(), End> {
+        self.flush().await?;
+        self.stream()?.shutdown().await?;
+        let mut left = FAREWELL_BYTES_MAX;
+        while left > 0 {
+            self.input.clear();
+            self.read(READ_BYTES).await?;
+            left = left.saturating_sub(self.input.len());
+        }
+        Ok(())
+    }
+}
+
+/// Said to who takes the port for a web server.
+const HTTP_ANSWER: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
+    This port speaks the PostgreSQL protocol, not HTTP.\n";

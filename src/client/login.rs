@@ -1,0 +1,506 @@
+//! A client's login, from its StartupMessage to the point where it needs a server.
+//!
+//! Owns the order of its checks: limits on all clients, authentication, and only then whether the database exists,
+//! is open and has room. Nothing is said about a user or a database before authentication is done. It drives
+//! [`auth::Login`](crate::auth::Login), fetches secrets for it, and has keys derived away from the worker. Pools it
+//! knows only through [`House`].
+
+use std::fmt;
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use tokio::time::{Instant, timeout_at};
+
+use super::accept::{Arrival, Caller, Door, accept};
+use super::census::{Census, Limit, Seat};
+use super::line::{End, Line, Printable};
+use super::refusal::Refusal;
+use super::secrets::{AuthQuery, AuthQueryError, Found, Lookup, SecretMemory, look_up, settle};
+use super::startup::Wanted;
+use crate::auth::login::{Freshness, Origin, Request};
+use crate::auth::scram::MECHANISM;
+use crate::auth::{
+    Authenticated, Credentials, Derivation, KeyCache, Keys, Login, Method, MockKind, ProcessSecret, Secret,
+    Step, Stored,
+};
+use crate::config::{AuthType, Compatibility, Config, Database, SslMode, is_console};
+use crate::ids::{DatabaseName, PoolKey, UserName};
+use crate::net::{Handshakes, Stream, Tls, TlsInfo};
+use crate::wire::startup::MINOR_MAX;
+use crate::wire::{CancelKey, Report, TxStatus, encode};
+
+/// The longest database name: NAMEDATALEN in src/include/pg_config_manual.h less its zero byte. PostgreSQL cuts longer
+/// ones; here they exist only where an entry has the very name.
+const DATABASE_BYTES_MAX: usize = 63;
+
+/// Secrets looked at to tell which kind prevails.
+const SAMPLE: usize = 64;
+
+/// What a login asks of the rest of the process.
+pub trait House {
+    /// Runs `auth_query` on a server of its own pool, as any client would, but with none of a client's settings.
+    /// `None`: it gave no row.
+    fn auth_query(&self, query: &AuthQuery) -> impl Future<Output = Result<Option<Found>, AuthQueryError>>;
+
+    /// True where the console's DISABLE is in force.
+    fn is_disabled(&self, database: &DatabaseName) -> bool;
+
+    /// True once no more clients are to be let in.
+    fn is_shutting_down(&self) -> bool;
+}
+
+/// What all logins of the process share. Clones share it too; `house` may be each worker's own.
+#[derive(Clone)]
+pub struct Lobby<H> {
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// TLS in force.
+    pub tls: Arc<ArcSwap<Tls>>,
+    /// Where handshakes run and keys are derived.
+    pub handshakes: Handshakes,
+    /// What salts are made of.
+    pub process_secret: Arc<ProcessSecret>,
+    /// Keys derived before.
+    pub keys: Arc<KeyCache>,
+    /// What `auth_query` found lately.
+    pub secrets: Arc<SecretMemory>,
+    /// How many clients there are.
+    pub census: Arc<Census>,
+    /// Pools and phases.
+    pub house: H,
+}
+
+impl<H: House> Lobby<H> {
+    /// Takes a new connection to where it can be served, or to its end. Not cancel safe.
+    ///
+    /// Errors: it is not let in, and has been told where that makes sense.
+    pub async fn admit(&self, stream: Stream) -> Result<Admitted, End> {
+        let (config, tls) = (self.config.load_full(), self.tls.load_full());
+        let door = Door { settings: &config.settings, tls: &tls, handshakes: &self.handshakes };
+        match accept(stream, &door).await? {
+            Caller::Cancel { key, stream } => Ok(Admitted::Cancel { key, stream }),
+            Caller::Client(arrival) => {
+                login(*arrival, self).await.map(|client| Admitted::Client(Box::new(client)))
+            }
+        }
+    }
+}
+
+/// A connection that may go on.
+#[derive(Debug)]
+pub enum Admitted {
+    /// A client that has logged in.
+    Client(Box<LoggedIn>),
+    /// A cancel request.
+    Cancel {
+        /// Which query.
+        key: CancelKey,
+        /// To be closed when the cancel is done.
+        stream: Stream,
+    },
+}
+
+/// Where a client goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// To this pool's servers.
+    Pool(PoolKey),
+    /// To the console.
+    Console(ConsoleRole),
+}
+
+/// What a client may do on the console.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConsoleRole {
+    /// Everything.
+    Admin,
+    /// SHOW.
+    Viewer,
+}
+
+/// A client that has proved who it is and has not been welcomed yet.
+pub struct LoggedIn {
+    /// Its connection.
+    pub line: Line,
+    /// Who it is.
+    pub user: UserName,
+    /// The database as it named it.
+    pub database: DatabaseName,
+    /// Where it goes.
+    pub destination: Destination,
+    /// What the pool may log in to servers with.
+    pub credentials: Credentials,
+    /// Settings it wants its servers to have, each name once; values are raw text as `set_config` takes them.
+    pub parameters: Vec<(String, String)>,
+    /// The minor protocol version both sides speak: cancel keys are longer from 2 on.
+    pub minor: u16,
+    /// What its TLS handshake came to.
+    pub tls: Option<TlsInfo>,
+    /// Its place in the limits; it goes when the client goes.
+    pub seat: Seat,
+    /// When `client_login_timeout` is over; being welcomed is part of the login.
+    pub deadline: Option<Instant>,
+    config: Arc<Config>,
+}
+
+impl fmt::Debug for LoggedIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoggedIn")
+            .field("user", &self.user)
+            .field("database", &self.database)
+            .field("destination", &self.destination)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a client is told when its session begins.
+pub struct Welcome<'a> {
+    /// ParameterStatus, one each.
+    pub parameters: &'a [(String, String)],
+    /// BackendKeyData.
+    pub key: &'a CancelKey,
+    /// `login_notify_message`.
+    pub notice: Option<&'a str>,
+}
+
+impl LoggedIn {
+    /// Sends AuthenticationOk and all that follows up to the first ReadyForQuery; then the stream and what the
+    /// client has already sent are the session's. Not cancel safe.
+    ///
+    /// Errors: the client is gone.
+    pub async fn welcome(mut self, welcome: &Welcome<'_>) -> Result<(Stream, BytesMut, Seat), End> {
+        let out = self.line.output();
+        encode::authentication_ok(out);
+        for (name, value) in welcome.parameters {
+            encode::parameter_status(out, name, value);
+        }
+        encode::backend_key_data(out, welcome.key);
+        if let Some(text) = welcome.notice.filter(|text| !text.is_empty()) {
+            Report::notice(text).encode(out);
+        }
+        encode::ready_for_query(out, TxStatus::Idle);
+        self.line.flush().await?;
+        let (stream, input) = self.line.into_parts().ok_or(End::Eof)?;
+        Ok((stream, input, self.seat))
+    }
+
+    /// Turns the client away after all: its pool has no server to welcome it with.
+    pub async fn refuse(self, refusal: Refusal) -> End {
+        let end = End::Refused(refusal);
+        self.line.turn_away(&end, &self.config.settings).await;
+        end
+    }
+}
+
+/// Logs a client in. Not cancel safe.
+///
+/// Errors: it is not let in, and has been told where that makes sense.
+pub async fn login<H: House>(arrival: Arrival, lobby: &Lobby<H>) -> Result<LoggedIn, End> {
+    let Arrival { mut line, startup, deadline } = arrival;
+    let config = lobby.config.load_full();
+    let attempt = async {
+        let origin = line.stream()?.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+        let wanted = Wanted::read(&startup, &config.settings, &origin)?;
+        if startup.needs_negotiation() {
+            let minor = startup.minor.min(MINOR_MAX);
+            encode::negotiate_protocol_version(line.output(), minor, &startup.unknown_options);
+        }
+        Candidate::new(lobby, &config, &mut line, &wanted)?.run(&wanted).await.map(|passed| (wanted, passed))
+    };
+    let outcome = match deadline {
+        None => attempt.await,
+        Some(deadline) => match timeout_at(deadline, attempt).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Refusal::LoginTimeout.into()),
+        },
+    };
+    match outcome {
+        Ok((wanted, passed)) => Ok(LoggedIn {
+            line,
+            user: passed.user,
+            database: passed.database,
+            destination: passed.destination,
+            credentials: passed.credentials,
+            parameters: wanted.parameters,
+            minor: startup.minor_spoken(),
+            tls: passed.tls,
+            seat: passed.seat,
+            deadline,
+            config,
+        }),
+        Err(end) => {
+            line.turn_away(&end, &config.settings).await;
+            Err(end)
+        }
+    }
+}
+
+/// A client that wants in.
+struct Candidate<'a, H> {
+    lobby: &'a Lobby<H>,
+    config: &'a Config,
+    line: &'a mut Line,
+    database: DatabaseName,
+    user: UserName,
+    tls: Option<TlsInfo>,
+    seat: Seat,
+}
+
+/// One that has passed all checks.
+struct Passed {
+    user: UserName,
+    database: DatabaseName,
+    destination: Destination,
+    credentials: Credentials,
+    tls: Option<TlsInfo>,
+    seat: Seat,
+}
+
+impl<'a, H: House> Candidate<'a, H> {
+    fn new(
+        lobby: &'a Lobby<H>,
+        config: &'a Config,
+        line: &'a mut Line,
+        wanted: &Wanted,
+    ) -> Result<Self, End> {
+        let limit = match is_console(&wanted.database) {
+            true => Limit::None,
+            false => Limit::AtMost(config.settings.max_client_conn),
+        };
+        let seat = lobby.census.seat(limit).ok_or(Refusal::TooManyClients)?;
+        let tls = line.stream()?.tls_info();
+        let (database, user) = (wanted.database.as_str().into(), wanted.user.as_str().into());
+        Ok(Self { lobby, config, line, database, user, tls, seat })
+    }
+
+    async fn run(mut self, wanted: &Wanted) -> Result<Passed, End> {
+        self.log_attempt();
+        if self.is_own_user()? {
+            let role = ConsoleRole::Admin;
+            return Ok(self.enter(Destination::Console(role), Credentials::default())?);
+        }
+        let method = self.method(wanted)?;
+        let authenticated = self.authenticate(method).await?;
+        let destination = self.destination(wanted)?;
+        let credentials = self.pool_credentials(&destination, authenticated.credentials);
+        Ok(self.enter(destination, credentials)?)
+    }
+
+    fn log_attempt(&self) {
+        if !self.config.settings.log_connections {
+            return;
+        }
+        let tls = self.tls.as_ref().map_or_else(|| "no".to_owned(), ToString::to_string);
+        let (database, user) = (Printable(&self.database), Printable(&self.user));
+        tracing::info!("login attempt: db={database} user={user} tls={tls} replication=no");
+    }
+
+    /// The entry of the client's database; `None` for the console, and where there is none.
+    fn entry(&self) -> Option<&'a Database> {
+        if is_console(self.database.as_str()) {
+            return None;
+        }
+        if self.database.as_str().len() > DATABASE_BYTES_MAX {
+            return self.config.databases.get(&self.database);
+        }
+        self.config.database(&self.database)
+    }
+
+    /// Over a unix socket, whoever runs this process may use its console as the user `pgbouncer` or `pgweir`.
+    fn is_own_user(&mut self) -> Result<bool, End> {
+        if !is_console(self.database.as_str()) || !is_console(self.user.as_str()) {
+            return Ok(false);
+        }
+        let ours = rustix::process::getuid().as_raw();
+        Ok(self.line.stream()?.peer_credentials().is_some_and(|peer| peer.uid == ours))
+    }
+
+    /// How the client is to prove itself. `any` takes the database's forced user in place of the client's word.
+    fn method(&mut self, wanted: &Wanted) -> Result<Method, Refusal> {
+        let auth_type = self.config.settings.auth_type;
+        match auth_type {
+            AuthType::Any if is_console(&wanted.database) => Ok(Method::Any),
+            AuthType::Any => {
+                let entry = self.entry().ok_or_else(|| self.no_such_database())?;
+                let Some(forced) = &entry.user else {
+                    tracing::error!("auth_type=any requires forced user");
+                    return Err(Refusal::Configuration);
+                };
+                self.user = forced.clone();
+                Ok(Method::Any)
+            }
+            AuthType::Trust => Ok(Method::Trust),
+            AuthType::Plain => Ok(Method::Plain),
+            AuthType::Md5 => Ok(Method::Md5),
+            AuthType::ScramSha256 => Ok(Method::Scram),
+            AuthType::Cert => Ok(Method::Cert(self.certificate_names())),
+            AuthType::Hba | AuthType::Ldap | AuthType::Pam => Err(Refusal::AuthTypeNotBuilt(auth_type)),
+        }
+    }
+
+    /// The names in the client's certificate, if somebody we trust has signed it.
+    fn certificate_names(&self) -> Vec<String> {
+        if self.lobby.tls.load().clients.mode() < SslMode::VerifyCa {
+            tracing::error!("auth_type=cert requires client_tls_sslmode=verify-full");
+            return Vec::new();
+        }
+        let certificate = self.tls.as_ref().and_then(|tls| tls.peer_certificate.as_ref());
+        let Some(certificate) = certificate else { return Vec::new() };
+        certificate.common_name.iter().chain(&certificate.dns_names).cloned().collect()
+    }
+
+    /// Runs the login's own steps to their end.
+    async fn authenticate(&mut self, method: Method) -> Result<Authenticated, End> {
+        let mut step = Login::start(self.request(method)?);
+        loop {
+            step = match step {
+                Step::NeedSecret(need) => {
+                    let (secret, origin) = self.secret(need.freshness()).await?;
+                    need.supply(secret, origin)
+                }
+                Step::Send(challenge, waiting) => {
+                    challenge.encode(self.line.output());
+                    self.line.flush().await?;
+                    waiting.answer(&self.line.answer().await?)
+                }
+                Step::Derive(derivation, deriving) => deriving.keys(&self.derive(derivation).await?),
+                Step::Done(authenticated) => {
+                    if let Some(message) = &authenticated.sasl_final {
+                        encode::authentication_sasl_final(self.line.output(), message.as_bytes());
+                    }
+                    return Ok(*authenticated);
+                }
+                Step::Failed(error) => {
+                    if let Some(reason) = error.reason() {
+                        tracing::info!(user = %Printable(&self.user), "{error}: {reason}");
+                    }
+                    return Err(Refusal::Authentication(error).into());
+                }
+            };
+        }
+    }
+
+    fn request(&self, method: Method) -> Result<Request, End> {
+        let mut random = [0; 4 + crate::auth::scram::NONCE_BYTES];
+        getrandom::fill(&mut random).map_err(|error| End::Io(std::io::Error::other(error)))?;
+        let (md5_salt, nonce) = random.split_first_chunk().ok_or(Refusal::Configuration)?;
+        Ok(Request {
+            user: self.user.to_string(),
+            method,
+            mock: self.mock_kind(),
+            iterations: NonZeroU32::new(self.config.settings.scram_iterations).unwrap_or(NonZeroU32::MIN),
+            salt: self.lobby.process_secret.salt_for(self.user.as_str()),
+            md5_salt: *md5_salt,
+            nonce: nonce.try_into().map_err(|_| Refusal::Configuration)?,
+        })
+    }
+
+    /// What most users are asked for under `md5`, so that one who does not exist is not told by it.
+    fn mock_kind(&self) -> MockKind {
+        if self.config.settings.compatibility == Compatibility::PgBouncer {
+            return MockKind::Md5;
+        }
+        let sample = self.config.secrets.values().take(SAMPLE);
+        let (all, scram) = sample.fold((0, 0), |(all, scram), secret| {
+            (all + 1, scram + usize::from(secret.reveal().starts_with(MECHANISM)))
+        });
+        // Where nobody is known they come from PostgreSQL, which makes verifiers.
+        if 2 * scram >= all { MockKind::Scram } else { MockKind::Md5 }
+    }
+
+    async fn secret(&self, freshness: Freshness) -> Result<(Secret, Origin), End> {
+        let who = (&self.database, &self.user);
+        let (query, fallback) = match look_up(self.config, &self.lobby.secrets, who, freshness)? {
+            Lookup::Known(secret, origin) => return Ok((secret, origin)),
+            Lookup::Ask { query, fallback } => (query, fallback),
+        };
+        if self.lobby.house.is_disabled(&query.database) {
+            return Err(Refusal::AuthDatabaseDisabled(query.database.to_string()).into());
+        }
+        let answer = self.lobby.house.auth_query(&query).await;
+        let secret = settle(self.config, &self.lobby.secrets, (&query, fallback), answer)?;
+        Ok((secret, Origin::Certain))
+    }
+
+    async fn derive(&self, derivation: Derivation) -> Result<Keys, End> {
+        if let Some(keys) = self.lobby.keys.find(&derivation) {
+            return Ok(keys);
+        }
+        let work = derivation.clone();
+        let keys = self.lobby.handshakes.compute(move || work.run()).await;
+        let keys = keys.ok_or(Refusal::ShuttingDown)?;
+        self.lobby.keys.remember(&derivation, &keys);
+        Ok(keys)
+    }
+
+    fn no_such_database(&self) -> Refusal {
+        Refusal::NoSuchDatabase(self.database.to_string())
+    }
+
+    /// Where a client that has proved itself goes, and whether that is open.
+    fn destination(&self, wanted: &Wanted) -> Result<Destination, Refusal> {
+        if is_console(self.database.as_str()) {
+            // Under `any` the name the client gave is all there is.
+            let user = UserName::from(wanted.user.as_str());
+            return match (self.config.is_admin(&user), self.config.may_see_stats(&user)) {
+                (true, _) => Ok(Destination::Console(ConsoleRole::Admin)),
+                (false, true) => Ok(Destination::Console(ConsoleRole::Viewer)),
+                (false, false) => Err(Refusal::ConsoleNotAllowed),
+            };
+        }
+        let entry = self.entry().ok_or_else(|| self.no_such_database())?;
+        if entry.disabled || self.lobby.house.is_disabled(&self.database) {
+            return Err(Refusal::DatabaseDisabled(self.database.to_string()));
+        }
+        if self.lobby.house.is_shutting_down() {
+            return Err(Refusal::ShuttingDown);
+        }
+        Ok(Destination::Pool(self.config.pool_key(&self.database, &self.user)))
+    }
+
+    /// What the pool logs in to its servers with. What a client proved serves its own user only: keys of one user
+    /// must never stand in for those of a database's forced one.
+    fn pool_credentials(&self, destination: &Destination, of_client: Credentials) -> Credentials {
+        let Destination::Pool(pool) = destination else { return Credentials::default() };
+        let entry = self.entry();
+        let forced = entry.filter(|entry| entry.user.as_ref() == Some(&pool.user));
+        let stored = match forced.and_then(|entry| entry.password.as_ref()) {
+            Some(password) => Some(password),
+            None if pool.user == self.user && of_client.secret.is_some() => return of_client,
+            None => self.config.secrets.get(&pool.user),
+        };
+        let secret = stored.and_then(|secret| match Stored::parse(secret.reveal()) {
+            Ok(stored) => Some(Arc::new(stored)),
+            Err(error) => {
+                tracing::warn!(user = %pool.user, "cannot log in to servers: {error}");
+                None
+            }
+        });
+        Credentials { secret, keys: None }
+    }
+
+    /// The last check: is there room?
+    fn enter(mut self, destination: Destination, credentials: Credentials) -> Result<Passed, Refusal> {
+        let (of_database, of_user) = match destination {
+            Destination::Console(ConsoleRole::Admin) => (Limit::None, Limit::None),
+            Destination::Console(ConsoleRole::Viewer) | Destination::Pool(_) => (
+                Limit::of(self.config.max_db_client_connections(&self.database)),
+                Limit::of(self.config.max_user_client_connections(&self.user)),
+            ),
+        };
+        if !self.seat.enter_database(&self.database, of_database) {
+            return Err(Refusal::TooManyClientsOfDatabase);
+        }
+        if !self.seat.enter_user(&self.user, of_user) {
+            return Err(Refusal::TooManyClientsOfUser);
+        }
+        let Self { user, database, tls, seat, .. } = self;
+        Ok(Passed { user, database, destination, credentials, tls, seat })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Where a user's secret comes from: `auth_file` and the configuration first, then `auth_query`.
+//!
+//! Owns the choice of the database and user that `auth_query` runs under, and the memory of what it found. Running
+//! the query is the caller's, through [`House`](super::House).
+//!
+//! What was found is used again for a short while where a wrong guess can be put right within the same login: plain
+//! and MD5 secrets, which are then asked for anew. A SCRAM verifier is shown to the client before it proves anything,
+//! so a new one is asked for each time; the remembered one serves while no server can be asked.
+
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+
+use super::refusal::Refusal;
+use crate::auth::Stored;
+use crate::auth::login::{Freshness, Origin, Secret};
+use crate::config::{Compatibility, Config, is_console};
+use crate::ids::{DatabaseName, UserName};
+use crate::wire::Report;
+
+/// For how long a remembered secret is used without asking.
+pub const REMEMBERED_MAX: Duration = Duration::from_secs(5);
+
+/// Users remembered at most; beyond that all are forgotten and asked for again.
+const USERS_MAX: usize = 50_000;
+
+/// A query for one user's secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuthQuery {
+    /// The entry of `[databases]` it runs on.
+    pub database: DatabaseName,
+    /// Who runs it: `auth_user`.
+    pub auth_user: UserName,
+    /// Its text, with `$1` for the user.
+    pub sql: String,
+    /// Whose secret.
+    pub user: UserName,
+}
+
+/// What a query found: `None` is NULL, a user who can't log in by password.
+pub type Found = Option<crate::config::Secret>;
+
+/// Why a query found nothing out.
+#[derive(Clone, Debug)]
+pub enum AuthQueryError {
+    /// No server to ask; the client gets this report, which is the server's own or the pool's.
+    Unavailable(Box<Report>),
+    /// The query is wrong, or its result; the text is for the log.
+    Failed(String),
+}
+
+/// What `auth_query` found lately.
+#[derive(Default)]
+pub struct SecretMemory(DashMap<(DatabaseName, UserName), Remembered>);
+
+struct Remembered {
+    found: Found,
+    at: Instant,
+}
+
+impl SecretMemory {
+    /// Forgets everything: the configuration has changed.
+    pub fn clear(&self) {
+        self.0.clear();
+    }
+
+    fn find(&self, query: &AuthQuery) -> Option<(Found, Instant)> {
+        let remembered = self.0.get(&(query.database.clone(), query.user.clone()))?;
+        Some((remembered.found.clone(), remembered.at))
+    }
+
+    fn remember(&self, query: &AuthQuery, found: &Found, now: Instant) {
+        if self.0.len() >= USERS_MAX {
+            self.0.clear();
+        }
+        let key = (query.database.clone(), query.user.clone());
+        self.0.insert(key, Remembered { found: found.clone(), at: now });
+    }
+
+    fn forget(&self, query: &AuthQuery) {
+        self.0.remove(&(query.database.clone(), query.user.clone()));
+    }
+}
+
+/// What is known of a user without asking a server.
+pub enum Lookup {
+    /// This.
+    Known(Secret, Origin),
+    /// A server must be asked.
+    Ask {
+        /// What.
+        query: AuthQuery,
+        /// Used where no server can be asked.
+        fallback: Option<Found>,
+    },
+}
+
+/// Looks a user up for a login to `database`, which may be the console's.
+pub fn look_up(
+    config: &Config,
+    memory: &SecretMemory,
+    who: (&DatabaseName, &UserName),
+    freshness: Freshness,
+) -> Result<Lookup, Refusal> {
+    let (database, user) = who;
+    if let Some(secret) = config.secrets.get(user) {
+        return Ok(Lookup::Known(parse(user, Some(secret)), Origin::Certain));
+    }
+    let Some(query) = query_for(config, database, user)? else {
+        return Ok(Lookup::Known(Secret::Unknown, Origin::Certain));
+    };
+    match memory.find(&query) {
+        None => Ok(Lookup::Ask { query, fallback: None }),
+        Some((found, at)) => {
+            let secret = parse(user, found.as_ref());
+            let correctable = !matches!(&secret, Secret::Known(stored) if stored.is_scram());
+            if freshness == Freshness::Remembered && correctable && at.elapsed() < REMEMBERED_MAX {
+                return Ok(Lookup::Known(secret, Origin::Remembered));
+            }
+            Ok(Lookup::Ask { query, fallback: Some(found) })
+        }
+    }
+}
+
+/// The query for a user, where one is configured for the database.
+fn query_for(
+    config: &Config,
+    database: &DatabaseName,
+    user: &UserName,
+) -> Result<Option<AuthQuery>, Refusal> {
+    let settings = &config.settings;
+    let entry = config.database(database).filter(|_| !is_console(database.as_str()));
+    if entry.is_none() && !is_console(database.as_str()) {
+        // An unknown database has nobody to ask.
+        return Ok(None);
+    }
+    let auth_user = entry.and_then(|it| it.auth_user.as_ref()).or(settings.auth_user.as_ref());
+    let Some(auth_user) = auth_user else { return Ok(None) };
+    let auth_dbname = entry.and_then(|it| it.auth_dbname.as_ref()).or(settings.auth_dbname.as_ref());
+    let on = auth_dbname.unwrap_or(database);
+    if is_console(on.as_str()) {
+        tracing::error!("cannot use the reserved \"{on}\" database as an auth_dbname");
+        return Err(Refusal::Configuration);
+    }
+    let Some(on_entry) = config.database(on) else {
+        tracing::error!("authentication database \"{on}\" is not configured.");
+        return Err(Refusal::Configuration);
+    };
+    if on_entry.disabled {
+        return Err(Refusal::AuthDatabaseDisabled(on.to_string()));
+    }
+    let sql = entry.and_then(|it| it.auth_query.as_ref()).unwrap_or(&settings.auth_query);
+    Ok(Some(AuthQuery {
+        database: on.clone(),
+        auth_user: auth_user.clone(),
+        sql: sql.clone(),
+        user: user.clone(),
+    }))
+}
+
+/// Turns a query's answer into a secret, and remembers it.
+pub fn settle(
+    config: &Config,
+    memory: &SecretMemory,
+    (query, fallback): (&AuthQuery, Option<Found>),
+    answer: Result<Option<Found>, AuthQueryError>,
+) -> Result<Secret, Refusal> {
+    match answer {
+        Ok(Some(found)) => {
+            memory.remember(query, &found, Instant::now());
+            Ok(parse(&query.user, found.as_ref()))
+        }
+        Ok(None) => {
+            memory.forget(query);
+            match config.settings.compatibility {
+                Compatibility::Postgres => Ok(Secret::Unknown),
+                Compatibility::PgBouncer => Err(Refusal::NoSuchUser),
+            }
+        }
+        Err(AuthQueryError::Unavailable(report)) => match fallback {
+            Some(found) => {
+                tracing::warn!(user = %query.user, "auth_query can't be run; using the secret it gave last");
+                Ok(parse(&query.user, found.as_ref()))
+            }
+            None => Err(Refusal::Server(report)),
+        },
+        Err(AuthQueryError::Failed(why)) => {
+            tracing::error!(database = %query.database, "auth_query failed: {why}");
+            Err(Refusal::Configuration)
+        }
+    }
+}
+
+fn parse(user: &UserName, secret: Option<&crate::config::Secret>) -> Secret {
+    let Some(secret) = secret else { return Secret::Absent };
+    match Stored::parse(secret.reveal()) {
+        Ok(stored) => Secret::Known(stored),
+        Err(error) => {
+            tracing::warn!(%user, "cannot log in by password: {error}");
+            Secret::Absent
+        }
+    }
+}
