@@ -3,6 +3,7 @@
 //! Owns the answers and the connections' limits. It takes no orders: nothing can be changed by HTTP.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Admin, View, metrics};
+use crate::net::listen::Bound;
+use crate::net::{Detached, Listener, TcpOptions};
 
 /// How long a client of ours may take to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,8 +25,46 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A request's head fits into this.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// HTTP connections that may be open at once; `app` refuses more.
-pub const CONNECTIONS_MAX: usize = 64;
+/// HTTP connections that may be open at once; more wait to be accepted.
+pub(super) const CONNECTIONS_MAX: usize = 64;
+
+/// After an accept that failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Binds `http_listen`: `127.0.0.1:9127`, `[::1]:9127`, or `:9127` and `*:9127` for all addresses.
+///
+/// Errors: the address makes no sense, or the place is taken.
+pub fn bind(http_listen: &str) -> io::Result<Bound> {
+    let (host, port) = http_listen.rsplit_once(':').unwrap_or(("", http_listen));
+    let port: u16 = port.trim().parse().map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("http_listen: \"{http_listen}\" has no port"))
+    })?;
+    let host = match host.trim() {
+        "" | "*" => "0.0.0.0",
+        host => host.trim_start_matches('[').trim_end_matches(']'),
+    };
+    Bound::from_fd(std::net::TcpListener::bind((host, port))?.into())
+}
+
+/// Accepts HTTP connections for ever, each served by a task of its own on the current runtime.
+pub async fn run(admin: Arc<Admin>, listener: Listener, options: TcpOptions) {
+    loop {
+        let Ok(permit) = Arc::clone(&admin.http_connections).acquire_owned().await else { return };
+        match listener.accept(&options).await.and_then(Detached::attach) {
+            Ok(stream) => {
+                let admin = Arc::clone(&admin);
+                tokio::spawn(async move {
+                    serve(admin, stream).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an HTTP connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
 
 /// Serves one HTTP connection until it ends.
 pub async fn serve<S>(admin: Arc<Admin>, stream: S)

@@ -9,11 +9,11 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::{Compatibility, Config};
 use crate::ids::{DatabaseName, PoolKey};
-use crate::stats::{PoolStats, Roster};
+use crate::stats::{PoolStats, Recent, Roster, Totals};
 use crate::wire::Report;
 
 mod clock;
@@ -197,6 +197,7 @@ pub struct Admin {
     source: Arc<dyn Source>,
     orders: mpsc::UnboundedSender<Request>,
     stats: Arc<PoolStats>,
+    http_connections: Arc<Semaphore>,
 }
 
 impl Admin {
@@ -205,12 +206,26 @@ impl Admin {
     /// The channel of orders has no limit of its own: a console session has one order under way.
     pub fn new(source: Arc<dyn Source>, orders: mpsc::UnboundedSender<Request>, workers: usize) -> Arc<Self> {
         let stats = Arc::new(PoolStats::new(workers, Instant::now()));
-        Arc::new(Self { source, orders, stats })
+        let http_connections = Arc::new(Semaphore::new(http::CONNECTIONS_MAX));
+        Arc::new(Self { source, orders, stats, http_connections })
     }
 
     /// The counters of the console's own pool; upkeep turns them with the others'.
     pub fn stats(&self) -> &Arc<PoolStats> {
         &self.stats
+    }
+
+    /// To be called once every `stats_period`: turns the averages of all pools, and logs them where `log_stats` says so.
+    pub fn turn_stats(&self, now: Instant) {
+        let view = View::of(self);
+        let mut recent = Recent::default();
+        for (_, stats) in &view.pools {
+            stats.turn(now);
+            recent.merge(&stats.recent(now));
+        }
+        if view.config.settings.log_stats {
+            tracing::info!("{}", stats_line(&recent.averages()));
+        }
     }
 
     fn compatibility(&self) -> Compatibility {
@@ -224,6 +239,24 @@ impl Admin {
         let _ = self.orders.send(Request { order, reply });
         answer
     }
+}
+
+/// PgBouncer's line, which people grep for.
+fn stats_line(it: &Totals) -> String {
+    format!(
+        "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, \
+         in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
+        it.xact_count,
+        it.query_count,
+        it.client_parse_count,
+        it.server_parse_count,
+        it.bind_count,
+        it.bytes_received,
+        it.bytes_sent,
+        it.xact_time,
+        it.query_time,
+        it.wait_time,
+    )
 }
 
 /// The process at one moment, as the tables and the metrics show it.

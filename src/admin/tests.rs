@@ -524,3 +524,46 @@ async fn metrics_have_the_exporters_names_and_our_histograms() {
         assert!(text.contains(&field.help.to_owned()), "{}", field.name);
     }
 }
+
+#[test]
+fn http_listens_where_it_is_told_to() {
+    for (text, shown) in
+        [("127.0.0.1:0", "127.0.0.1:"), (":0", "0.0.0.0:"), ("*:0", "0.0.0.0:"), ("0", "0.0.0.0:")]
+    {
+        let bound = http::bind(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert!(bound.place().to_string().starts_with(shown), "{text}: {}", bound.place());
+    }
+    for text in ["", "localhost", "127.0.0.1:http"] {
+        assert_eq!(
+            http::bind(text).map_err(|it| it.kind()).err(),
+            Some(std::io::ErrorKind::InvalidInput),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn http_answers_over_a_real_socket() {
+    let world = world();
+    let bound = http::bind("127.0.0.1:0").expect("a free port");
+    let crate::net::listen::Place::Tcp(address) = *bound.place() else { panic!("not TCP") };
+    let options = crate::net::TcpOptions::of(&world.process.config().settings);
+    let listener = bound.serve().expect("a reactor");
+    tokio::spawn(http::run(Arc::clone(&world.admin), listener, options));
+    let asked = tokio::task::spawn_blocking(move || {
+        use std::io::{Read, Write};
+        let mut socket = std::net::TcpStream::connect(address).expect("a connection");
+        socket.write_all(b"GET /live HTTP/1.0\r\n\r\n").expect("it listens");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer");
+        answer
+    });
+    assert!(asked.await.expect("no panic").ends_with("live\n"));
+}
+
+#[test]
+fn the_line_of_statistics_reads_as_pgbouncers() {
+    let line = super::stats_line(&crate::stats::Totals { xact_count: 3, wait_time: 7, ..Default::default() });
+    assert!(line.starts_with("stats: 3 xacts/s, 0 queries/s, 0 client parses/s"), "{line}");
+    assert!(line.ends_with("xact 0 us, query 0 us, wait 7 us"), "{line}");
+}

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::config;
 
+pub mod log;
 mod options;
 
 pub use options::RunOptions;

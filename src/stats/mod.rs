@@ -5,8 +5,11 @@
 //! is in, so that counting takes no locked instruction; readers sum the cells.
 
 mod counters;
+mod events;
 mod histogram;
 mod roster;
+
+pub(crate) use events::{client_event, server_event};
 
 pub use counters::{Cell, Field, Histograms, PoolStats, Recent, Totals};
 pub use histogram::{BOUNDS_US, BUCKETS, Bucket, Histogram, Snapshot};

@@ -362,6 +362,7 @@ activity!(ServerEntry, ServerState, ClientId);
 pub struct ClientEntry {
     /// What was known at its accept.
     pub connected: ClientConnected,
+    claim: OnceLock<(DatabaseName, UserName)>,
     login: OnceLock<ClientLogin>,
     activity: Activity,
     disconnect: AtomicU8,
@@ -372,6 +373,24 @@ impl ClientEntry {
     /// Its number.
     pub fn id(&self) -> ClientId {
         self.connected.id
+    }
+
+    /// Its start-up packet names these. For log lines only: nothing is proved yet.
+    pub fn claims(&self, database: DatabaseName, user: UserName) {
+        // A client has one start-up packet; a second one is refused elsewhere.
+        let _ = self.claim.set((database, user));
+    }
+
+    /// The database for log lines: `(nodb)` before the start-up packet.
+    pub fn database_name(&self) -> &str {
+        let claimed = || self.claim.get().map(|(database, _)| database);
+        self.login().map(|it| &it.pool.database).or_else(claimed).map_or("(nodb)", DatabaseName::as_str)
+    }
+
+    /// The user for log lines: `(nouser)` before the start-up packet.
+    pub fn user_name(&self) -> &str {
+        let claimed = || self.claim.get().map(|(_, user)| user);
+        self.login().map(|it| &it.user).or_else(claimed).map_or("(nouser)", UserName::as_str)
     }
 
     /// It has logged in, and is active from now on. A second call changes nothing.
@@ -500,6 +519,7 @@ impl Roster {
         let entry = Arc::new(ClientEntry {
             activity: Activity::new(self.micros(now)),
             connected,
+            claim: OnceLock::new(),
             login: OnceLock::new(),
             disconnect: AtomicU8::new(0),
             waker: Mutex::new(None),
@@ -689,6 +709,17 @@ mod tests {
     }
 
     #[test]
+    fn a_client_has_names_from_its_start_up_packet_on() {
+        let roster = roster();
+        let client = client(&roster, 1);
+        assert_eq!((client.database_name(), client.user_name()), ("(nodb)", "(nouser)"));
+        client.claims("d".into(), "somebody".into());
+        assert_eq!((client.database_name(), client.user_name()), ("d", "somebody"));
+        client.logged_in(login("d"));
+        assert_eq!((client.database_name(), client.user_name()), ("d", "u"));
+    }
+
+    #[test]
     fn a_client_told_to_go_is_woken_with_the_first_reason() {
         let roster = roster();
         let client = client(&roster, 1);
@@ -754,6 +785,6 @@ mod tests {
 
     #[test]
     fn an_idle_client_costs_little() {
-        assert!(size_of::<ClientEntry>() <= 320, "{}", size_of::<ClientEntry>());
+        assert!(size_of::<ClientEntry>() <= 384, "{}", size_of::<ClientEntry>());
     }
 }

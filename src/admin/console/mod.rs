@@ -18,7 +18,7 @@ use super::show::{self, Topic};
 use super::table::{Formats, Table, data_row, row_description};
 use super::{Admin, Answer, Order, Refusal, Shutdown, View};
 use crate::ids::WorkerId;
-use crate::stats::{Cell, ClientEntry, Disconnect};
+use crate::stats::{Cell, ClientEntry, Disconnect, client_event};
 use crate::wire::encode;
 use crate::wire::encode::Column;
 use crate::wire::frontend::{Parse, Target, tag};
@@ -239,12 +239,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
     async fn query(&mut self, body: &[u8]) -> io::Result<Flow> {
         let text = body.strip_suffix(b"\0").unwrap_or(body);
         let text = String::from_utf8_lossy(text).into_owned();
-        tracing::debug!("got admin query: {text}");
         let statements = command::statements(&text);
         if statements.is_empty() {
             encode::empty_query_response(&mut self.output);
         }
         for statement in statements {
+            // A SET may carry a secret.
+            if !statement.get(..3).is_some_and(|it| it.eq_ignore_ascii_case("set")) {
+                client_event!(debug, self.session.entry, "got admin query: {statement}");
+            }
             self.count();
             let outcome = match command::parse(statement) {
                 Ok(command) => self.carry_out(command).await,

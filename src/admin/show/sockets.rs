@@ -136,8 +136,8 @@ fn client(view: &View, entry: &ClientEntry, state: &'static str) -> Vec<Value> {
     let login = entry.login();
     let common = Common {
         kind: "C",
-        user: login.map_or("(nouser)", |it| it.user.as_str()).to_owned(),
-        database: login.map_or("(nodb)", |it| it.pool.database.as_str()).to_owned(),
+        user: entry.user_name().to_owned(),
+        database: entry.database_name().to_owned(),
         replication: login.map(|it| it.replication).unwrap_or_default().text(),
         state,
         connected_us: entry.connected_us(),
