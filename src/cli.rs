@@ -11,11 +11,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::admin::VERSION;
 use crate::app::{self, RunOptions};
 use crate::config::{self, Config, Dialect, Level};
-
-/// The first line of `--version`. Tools take the first version number they find for PgBouncer's.
-pub const VERSION: &str = concat!("PgBouncer 1.25.2 (pgweir ", env!("CARGO_PKG_VERSION"), ")");
 
 #[derive(Parser, Debug)]
 #[command(

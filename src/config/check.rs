@@ -29,6 +29,7 @@ pub fn check(config: &Config, context: &Context<'_>, places: &Places, findings: 
         checker.two_passwords(Scope::User, name.as_str());
     }
     checker.pool_sizes();
+    checker.nobody_can_come();
     checker.peers();
     checker.passwords_in_the_open();
 }
@@ -173,6 +174,29 @@ impl Checker<'_> {
         if size > 0 && min > size {
             let fault = Fault::new(format!("{min} is more than default_pool_size {size}"));
             self.global(self.context.lenient(), "min_pool_size", fault);
+        }
+    }
+
+    /// Notes what makes a good file a useless one.
+    fn nobody_can_come(&mut self) {
+        if self.config.databases.is_empty() && self.config.any_database.is_none() {
+            let fault = Fault::new("there is none, so that only the console can be reached");
+            self.global(Level::Note, "databases", fault);
+        }
+        let databases = self.config.databases.values().chain(&self.config.any_database);
+        let asks = self.config.settings.auth_user.is_some()
+            || databases.into_iter().any(|it| it.auth_user.is_some());
+        if asks {
+            return;
+        }
+        if self.places.find(Scope::Global, "", "auth_query").is_some() {
+            let fault = Fault::new("is not used without auth_user");
+            self.global(Level::Note, "auth_query", fault);
+        }
+        let by_secret = [AuthType::Trust, AuthType::Plain, AuthType::Md5, AuthType::ScramSha256];
+        if self.config.secrets.is_empty() && by_secret.contains(&self.config.settings.auth_type) {
+            let fault = Fault::new("no user is known, so that nobody can log in");
+            self.global(Level::Note, "users", fault.hint("set auth_file, auth_user, or a user's password"));
         }
     }
 

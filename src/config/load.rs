@@ -32,6 +32,24 @@ pub struct Look {
     pub open_to_all: bool,
 }
 
+/// No files and no variables at all: what a text says by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Nowhere;
+
+impl Surroundings for Nowhere {
+    fn text(&self, _: &Path) -> Result<String, String> {
+        Err("there are no files here".to_owned())
+    }
+
+    fn look(&self, _: &Path) -> Result<Look, String> {
+        Err("there are no files here".to_owned())
+    }
+
+    fn variable(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
 /// The file system and the environment of this process.
 #[derive(Clone, Copy, Debug)]
 pub struct System;
@@ -88,11 +106,8 @@ impl Loaded {
     /// does not mention keeps what SET gave it, and a missing `auth_file` leaves the known users in place.
     pub fn onto(self, old: &Config) -> (Config, ReloadPlan) {
         let Self { mut config, mentioned, auth_file_read, .. } = self;
-        let plan = diff(old, &config);
-        for row in GLOBAL {
-            let survives =
-                old.dialect == Dialect::Ini && row.default.is_none() && !mentioned.contains(row.name);
-            if row.reload == Reload::Restart || survives {
+        if old.dialect == Dialect::Ini {
+            for row in GLOBAL.iter().filter(|row| row.default.is_none() && !mentioned.contains(row.name)) {
                 (row.copy)(&mut config.settings, &old.settings);
             }
         }
@@ -100,6 +115,10 @@ impl Loaded {
             for (user, secret) in &old.secrets {
                 config.secrets.entry(user.clone()).or_insert_with(|| secret.clone());
             }
+        }
+        let plan = diff(old, &config);
+        for row in GLOBAL.iter().filter(|row| row.reload == Reload::Restart) {
+            (row.copy)(&mut config.settings, &old.settings);
         }
         (config, plan)
     }

@@ -30,7 +30,7 @@ mod value;
 pub use diagnostic::{Diagnostic, Level};
 pub use diff::{Change, ReloadPlan, diff};
 pub use effective::{CONSOLE_DATABASES, is_console};
-pub use load::{Loaded, Look, Surroundings, System, dialect_of, load, read};
+pub use load::{Loaded, Look, Nowhere, Surroundings, System, dialect_of, load, read};
 pub use render::{Shown, example, reference};
 pub use settings::{GLOBAL, Reload, Setting, Settings, global};
 pub use value::Fault;

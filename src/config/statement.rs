@@ -1,5 +1,6 @@
 //! What a configuration file says, free of its syntax: the readers make statements, `assemble` makes a `Config`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ pub enum Shape {
 }
 
 /// A value as it was written.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Value {
     /// Its text.
     pub text: String,
@@ -51,6 +52,13 @@ pub enum Origin {
     File,
     /// The environment has a part in it.
     Environment,
+}
+
+impl fmt::Debug for Value {
+    /// Without the text: it may be a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} from {:?}", self.shape, self.origin)
+    }
 }
 
 /// One thing that a file says.

@@ -66,7 +66,8 @@ fn a_reload_keeps_what_only_a_start_can_change() {
 fn what_set_gave_survives_a_reload_only_where_pgbouncer_has_no_default() {
     let old =
         good(ini("[pgbouncer]")).set("auth_dbname", "authdb").unwrap().set("default_pool_size", "3").unwrap();
-    let (config, _) = ini("[pgbouncer]").unwrap().onto(&old);
+    let (config, plan) = ini("[pgbouncer]").unwrap().onto(&old);
+    assert_eq!(plan.live, ["default_pool_size"]);
     assert_eq!(config.settings.auth_dbname, Some(DatabaseName::from("authdb")));
     assert_eq!(config.settings.default_pool_size, 20);
     let (config, _) = ini("[pgbouncer]\nauth_dbname = other").unwrap().onto(&old);
@@ -77,8 +78,9 @@ fn what_set_gave_survives_a_reload_only_where_pgbouncer_has_no_default() {
 fn a_missing_user_list_leaves_the_known_users_in_place() {
     let text = "[pgbouncer]\nauth_file = users.txt";
     let old = good(ini_in(&Fake::default().file("users.txt", "\"a\" \"1\""), text));
-    let (config, _) = ini(text).unwrap().onto(&old);
+    let (config, plan) = ini(text).unwrap().onto(&old);
     assert_eq!(config.secrets, old.secrets);
+    assert!(plan.is_empty());
     let (config, _) = ini_in(&Fake::default().file("users.txt", ""), text).unwrap().onto(&old);
     assert!(config.secrets.is_empty());
 }

@@ -199,12 +199,7 @@ fn show_config_follows_pgbouncers_order() {
     let mut pgbouncers = names[..ours].to_vec();
     // The one place where PgBouncer's own order is not the alphabet's.
     pgbouncers.retain(|name| *name != "pool_idle_timeout");
-    let mut sorted = pgbouncers.clone();
-    sorted.sort_unstable();
-    let moved = ["client_tls13_ciphers", "server_tls13_ciphers"];
-    pgbouncers.retain(|name| !moved.contains(name));
-    sorted.retain(|name| !moved.contains(name));
-    assert_eq!(pgbouncers, sorted);
+    assert!(pgbouncers.is_sorted(), "{pgbouncers:?}");
 }
 
 #[test]
