@@ -115,10 +115,15 @@ impl Findings {
         self.list.push(Diagnostic { level, file: at.file.to_path_buf(), line: at.line, name, what, hint });
     }
 
+    /// Whether the file cannot be used.
+    pub fn has_errors(&self) -> bool {
+        self.list.iter().any(|it| it.level == Level::Error)
+    }
+
     /// The notes where there are no errors, else everything, in the order of files and lines.
     pub fn into_result(mut self) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
         self.list.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-        if self.list.iter().any(|it| it.level == Level::Error) { Err(self.list) } else { Ok(self.list) }
+        if self.has_errors() { Err(self.list) } else { Ok(self.list) }
     }
 }
 
