@@ -1,0 +1,162 @@
+//! Queries of the pooler's own on a connection that no client has: reset, check, `connect_query`, `auth_query`.
+//!
+//! Each takes the connection and gives it back only when the server is idle again with every answer read, so a
+//! connection in an unknown state can't find its way back into a pool.
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::ServerConn;
+use super::inbox::{Inbox, InboxError};
+use crate::wire::{Backend, Report, TxStatus, encode};
+
+/// Stands in for "no limit".
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Why a query of ours failed. The connection it ran on is closed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The server answered with an error.
+    #[error("{}", .0.message)]
+    Refused(Box<Report>),
+    /// No answer in time.
+    #[error("timeout")]
+    Timeout,
+    /// It ended in a transaction.
+    #[error("the query left a transaction open")]
+    NotIdle,
+    /// The server asks for data (COPY FROM STDIN), or begins another protocol.
+    #[error("unexpected message '{}'", .0.escape_ascii())]
+    Unexpected(u8),
+    /// Bytes came after the answer's end.
+    #[error("unexpected bytes after ReadyForQuery")]
+    NotDrained,
+    /// The connection broke, or what came is no PostgreSQL.
+    #[error(transparent)]
+    Conversation(#[from] InboxError),
+}
+
+/// The first row of an answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// Its values as text; `None` is NULL.
+    pub values: Vec<Option<Vec<u8>>>,
+}
+
+/// What came back.
+#[derive(Default)]
+struct Outcome {
+    refused: Option<Report>,
+    first: Option<Row>,
+}
+
+/// Runs a simple query, throws its rows away, and gives the connection back idle. An empty text is the empty query.
+/// A `limit` of zero is none. Not cancel safe: dropping it closes the connection.
+///
+/// Errors: any error, also one that the server would live with: whatever the query was to clean or check is neither.
+pub async fn run(conn: ServerConn, sql: &str, limit: Duration) -> Result<ServerConn, QueryError> {
+    match run_tolerant(conn, sql, limit).await? {
+        (conn, None) => Ok(conn),
+        (_, Some(report)) => Err(QueryError::Refused(Box::new(report))),
+    }
+}
+
+/// As [`run`], but an error of the query alone comes back beside the connection. Not cancel safe.
+pub async fn run_tolerant(
+    conn: ServerConn,
+    sql: &str,
+    limit: Duration,
+) -> Result<(ServerConn, Option<Report>), QueryError> {
+    let mut out = BytesMut::new();
+    encode::query(&mut out, sql);
+    let (conn, outcome) = converse(conn, &out, limit).await?;
+    Ok((conn, outcome.refused))
+}
+
+/// Runs a query with text parameters over the unnamed statement and gives back its first row. Not cancel safe.
+///
+/// Errors: as [`run`].
+pub async fn fetch_row(
+    conn: ServerConn,
+    sql: &str,
+    parameters: &[&str],
+    limit: Duration,
+) -> Result<(ServerConn, Option<Row>), QueryError> {
+    let (conn, outcome) = converse(conn, &extended_query(sql, parameters), limit).await?;
+    match outcome.refused {
+        None => Ok((conn, outcome.first)),
+        Some(report) => Err(QueryError::Refused(Box::new(report))),
+    }
+}
+
+/// Parse, Bind, Execute and Sync of one statement, with text parameters of types that the server infers.
+fn extended_query(sql: &str, parameters: &[&str]) -> BytesMut {
+    let count = u16::try_from(parameters.len()).unwrap_or(u16::MAX);
+    let mut out = BytesMut::new();
+    encode::message(&mut out, b'P', |out| {
+        encode::c_str(out, b"");
+        encode::c_str(out, sql.as_bytes());
+        out.put_u16(0);
+    });
+    encode::message(&mut out, b'B', |out| {
+        encode::c_str(out, b"");
+        encode::c_str(out, b"");
+        out.put_u16(0);
+        out.put_u16(count);
+        for value in parameters.iter().take(usize::from(count)) {
+            out.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+            out.put_slice(value.as_bytes());
+        }
+        out.put_u16(0);
+    });
+    encode::message(&mut out, b'E', |out| {
+        encode::c_str(out, b"");
+        out.put_u32(0);
+    });
+    encode::message(&mut out, b'S', |_| {});
+    out
+}
+
+async fn converse(
+    mut conn: ServerConn,
+    request: &[u8],
+    limit: Duration,
+) -> Result<(ServerConn, Outcome), QueryError> {
+    let limit = if limit.is_zero() { FOREVER } else { limit };
+    let answered = timeout(limit, async {
+        conn.stream.write_all(request).await.map_err(InboxError::Io)?;
+        conn.stream.flush().await.map_err(InboxError::Io)?;
+        read_answer(&mut conn).await
+    });
+    let outcome = answered.await.map_err(|_| QueryError::Timeout)??;
+    Ok((conn, outcome))
+}
+
+async fn read_answer(conn: &mut ServerConn) -> Result<Outcome, QueryError> {
+    /// CopyInResponse, CopyBothResponse: the server would wait for us.
+    const COPIES: [u8; 2] = [b'G', b'W'];
+    let mut inbox = Inbox::default();
+    let mut outcome = Outcome::default();
+    loop {
+        let message = inbox.next(&mut conn.stream).await?;
+        match message.decode()? {
+            Backend::ReadyForQuery(TxStatus::Idle) if inbox.is_empty() => return Ok(outcome),
+            Backend::ReadyForQuery(TxStatus::Idle) => return Err(QueryError::NotDrained),
+            Backend::ReadyForQuery(_) => return Err(QueryError::NotIdle),
+            Backend::ParameterStatus { name, value } => conn.session.on_parameter_status(name, value),
+            Backend::ErrorResponse(report) => outcome.refused = Some(report),
+            Backend::DataRow(values) if outcome.first.is_none() => {
+                let values = values.into_iter().map(|it| it.map(<[u8]>::to_vec)).collect();
+                outcome.first = Some(Row { values });
+            }
+            Backend::Other(tag) if COPIES.contains(&tag) => return Err(QueryError::Unexpected(tag)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
