@@ -344,7 +344,7 @@ impl Listener {
     /// Errors: no file descriptor or memory is left. The connection waits; accept again after a while.
     pub async fn accept(&self, options: &TcpOptions) -> io::Result<Detached> {
         loop {
-            let accepted = self.socket.async_io(Interest::READABLE, |socket| accept(socket)).await;
+            let accepted = self.socket.async_io(Interest::READABLE, accept).await;
             match accepted {
                 Ok(fd) if matches!(self.place, Place::Unix(_)) => {
                     return Ok(Detached::plain(LooseSocket::Unix(fd.into())));

@@ -18,4 +18,4 @@ pub use query::{QueryError, Row};
 pub use target::{Rotation, Target};
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod tests;

@@ -1,3 +1,5 @@
+//! Places that can be had, and places that can't.
+
 use super::*;
 use crate::net::{Address, Stream};
 

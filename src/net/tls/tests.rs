@@ -1,3 +1,5 @@
+//! TLS in every mode, seen from both ends.
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,8 +1,10 @@
+//! Cancels against a scripted server.
+
 use super::*;
 use crate::config::{Settings, SslMode};
 use crate::ids::WorkerId;
 use crate::net::tls::tests::{Authority, for_hosts};
-use crate::server::testing::{Fake, Heard, Step, connector, key, plain, target, welcome};
+use crate::server::tests::{Fake, Heard, Step, connector, key, plain, target, welcome};
 use crate::wire::startup::First;
 
 const SOON: Duration = Duration::from_secs(10);

@@ -1,7 +1,9 @@
+//! Logins against a scripted server.
+
 use super::*;
 use crate::config::Settings;
 use crate::net::tls::tests::{Authority, for_hosts};
-use crate::server::testing::{Fake, Heard, Step, bytes, connector, key, plain, ready, target, welcome};
+use crate::server::tests::{Fake, Heard, Step, bytes, connector, key, plain, ready, target, welcome};
 use crate::wire::encode;
 use crate::wire::startup::First;
 
@@ -206,6 +208,6 @@ async fn what_is_injected_before_the_handshake_is_refused() {
         let script = vec![Step::First, Step::Send(answer)];
         let error =
             attempt(&tls_settings(&authority, SslMode::Prefer), script).await.0.unwrap_err().to_string();
-        assert_eq!(error.contains(text), true, "{error}");
+        assert!(error.contains(text), "{error}");
     }
 }

@@ -1,5 +1,7 @@
+//! The pooler's own queries against a scripted server.
+
 use super::*;
-use crate::server::testing::{Heard, Step, bytes, connected, ready};
+use crate::server::tests::{Heard, Step, bytes, connected, ready};
 use crate::wire::SqlState;
 
 const SOON: Duration = Duration::from_secs(10);
