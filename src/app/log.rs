@@ -18,9 +18,11 @@ use jiff::Zoned;
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogFormat, LogLevel, Settings};
@@ -208,10 +210,33 @@ struct Lines {
     outputs: Arc<Outputs>,
 }
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+impl<S> Layer<S> for Lines
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Line::default();
+        attributes.record(&mut fields);
+        span.extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        if let Some(fields) = span.extensions_mut().get_mut::<Line>() {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
+        // From the innermost span outwards.
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(fields) = span.extensions().get::<Line>() {
+                line.complete(fields);
+            }
+        }
         let level = *event.metadata().level();
         let message = line.prefixed_message();
         let text = match self.format {
@@ -272,6 +297,22 @@ impl Visit for Line {
 }
 
 impl Line {
+    /// Takes from a span what the event itself, or a span within that one, does not say.
+    fn complete(&mut self, span: &Self) {
+        let texts = [
+            (&mut self.side, &span.side),
+            (&mut self.database, &span.database),
+            (&mut self.user, &span.user),
+            (&mut self.peer, &span.peer),
+        ];
+        for (own, of_span) in texts {
+            if own.is_none() {
+                own.clone_from(of_span);
+            }
+        }
+        self.id = self.id.or(span.id);
+    }
+
     fn record_text(&mut self, field: &Field, value: String) {
         match field.name() {
             "message" => self.message = value,
@@ -371,8 +412,11 @@ mod tests {
     use std::time::{Instant, SystemTime};
 
     use super::*;
-    use crate::ids::{ClientId, WorkerId};
-    use crate::stats::{Address, ClientConnected, ClientSeat, Roster, client_event};
+    use crate::ids::{ClientId, PoolKey, ServerId, WorkerId};
+    use crate::stats::{
+        Address, ClientConnected, ClientSeat, Replication, Roster, ServerConnected, client_event,
+        client_span, name_client, server_event, server_span,
+    };
 
     fn settings(format: LogFormat, file: &Path) -> Settings {
         Settings { log_format: format, logfile: Some(file.into()), ..Settings::default() }
@@ -410,6 +454,46 @@ mod tests {
         let words: Vec<&str> = head.split(' ').collect();
         let [date, time, _zone, pid] = words[..] else { panic!("{head}") };
         assert_eq!((date.len(), time.len(), pid), (10, 12, format!("[{}", std::process::id()).as_str()));
+    }
+
+    #[test]
+    fn lines_within_a_span_have_its_prefix() {
+        let text = logged(LogFormat::PgBouncer, || {
+            let peer = Address::Tcp(([127, 0, 0, 1], 5000).into());
+            let span = client_span(ClientId(1), &peer);
+            let _inside = span.enter();
+            tracing::info!("one");
+            name_client(&span, &"shop", &"alice");
+            tracing::info!(user = "bob", "two");
+            let pool = PoolKey { database: "shop".into(), user: "alice".into() };
+            server_span(ServerId(2), &pool, &"127.0.0.1:5432").in_scope(|| tracing::info!("three"));
+        });
+        let lines: Vec<&str> = text.lines().filter_map(|it| Some(it.split_once("] ")?.1)).collect();
+        let expected = [
+            "LOG C-0x1: (nodb)/(nouser)@127.0.0.1:5000 one",
+            "LOG C-0x1: shop/bob@127.0.0.1:5000 two",
+            "LOG S-0x2: shop/alice@127.0.0.1:5432 three",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_servers_line_reads_as_pgbouncers() {
+        let text = logged(LogFormat::PgBouncer, || {
+            let address = |port| Address::Tcp(([127, 0, 0, 1], port).into());
+            let connected = ServerConnected {
+                id: ServerId(2),
+                pool: PoolKey { database: "shop".into(), user: "alice".into() },
+                peer: address(5432),
+                local: address(40000),
+                replication: Replication::None,
+                tls: None,
+            };
+            let seat = Roster::new(Instant::now(), SystemTime::now()).server(connected, Instant::now());
+            server_event!(info, seat, "new connection to server (from {})", seat.connected.local);
+        });
+        let expected = "S-0x2: shop/alice@127.0.0.1:5432 new connection to server (from 127.0.0.1:40000)\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod events;
 mod histogram;
 mod roster;
 
-pub(crate) use events::{client_event, server_event};
+pub use events::{client_event, client_span, name_client, server_event, server_span};
 
 pub use counters::{Cell, Field, Histograms, PoolStats, Recent, Totals};
 pub use histogram::{BOUNDS_US, BUCKETS, Bucket, Histogram, Snapshot};

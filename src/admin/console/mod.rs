@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -271,6 +271,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
     fn count(&self) {
         self.cell().query_done(Duration::ZERO);
         self.cell().transaction_done(Duration::ZERO);
+        self.session.entry.request_started(self.admin.source.roster().micros(Instant::now()));
+        self.session.entry.requests_done();
     }
 
     async fn whole_answer(&mut self, outcome: &Outcome) -> io::Result<()> {
