@@ -173,15 +173,16 @@ mod tests {
     #[test]
     fn no_limit_is_exceeded_by_threads_in_a_hurry() {
         let census = Arc::new(Census::default());
+        let come_and_go = || {
+            for _ in 0..2000 {
+                let seat = census.seat(Limit::AtMost(2));
+                assert!(census.clients() <= 2);
+                drop(seat);
+            }
+        };
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..2000 {
-                        let seat = census.seat(Limit::AtMost(2));
-                        assert!(census.clients() <= 2);
-                        drop(seat);
-                    }
-                });
+                scope.spawn(come_and_go);
             }
         });
         assert_eq!(census.clients(), 0);

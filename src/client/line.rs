@@ -221,7 +221,7 @@ impl Line {
         match error {
             wire::Error::Protocol { major: 0..=2, .. } => Refusal::OldProtocol.into(),
             wire::Error::Protocol { major, minor } => Refusal::UnknownProtocol { major, minor }.into(),
-            wire::Error::Broken("start-up") => Refusal::StartupLayout.into(),
+            wire::Error::Broken("start-up" | "start-up parameter") => Refusal::StartupLayout.into(),
             wire::Error::Utf8(what) => Refusal::NotUtf8(what).into(),
             wire::Error::Broken(_) | wire::Error::Length { .. } => {
                 End::Garbage(packet[..packet.len().min(wire::startup::LENGTH * 2)].to_vec())

@@ -166,12 +166,22 @@ pub struct Welcome<'a> {
     pub notice: Option<&'a str>,
 }
 
+/// A client whose session begins.
+#[must_use = "dropping it closes the connection"]
+pub struct Welcomed {
+    /// Its connection.
+    pub stream: Stream,
+    /// What it has sent already.
+    pub input: BytesMut,
+    /// Its place in the limits, to be kept as long as the client.
+    pub seat: Seat,
+}
+
 impl LoggedIn {
-    /// Sends AuthenticationOk and all that follows up to the first ReadyForQuery; then the stream and what the
-    /// client has already sent are the session's. Not cancel safe.
+    /// Sends AuthenticationOk and all that follows up to the first ReadyForQuery. Not cancel safe.
     ///
     /// Errors: the client is gone.
-    pub async fn welcome(mut self, welcome: &Welcome<'_>) -> Result<(Stream, BytesMut, Seat), End> {
+    pub async fn welcome(mut self, welcome: &Welcome<'_>) -> Result<Welcomed, End> {
         let out = self.line.output();
         encode::authentication_ok(out);
         for (name, value) in welcome.parameters {
@@ -184,7 +194,7 @@ impl LoggedIn {
         encode::ready_for_query(out, TxStatus::Idle);
         self.line.flush().await?;
         let (stream, input) = self.line.into_parts().ok_or(End::Eof)?;
-        Ok((stream, input, self.seat))
+        Ok(Welcomed { stream, input, seat: self.seat })
     }
 
     /// Turns the client away after all: its pool has no server to welcome it with.
@@ -501,6 +511,3 @@ impl<'a, H: House> Candidate<'a, H> {
         Ok(Passed { user, database, destination, credentials, tls, seat })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,5 +11,8 @@ pub mod startup;
 pub use accept::{Arrival, Caller, accept};
 pub use census::{Census, Limit, Seat};
 pub use line::{End, Line};
-pub use login::{House, Lobby, LoggedIn, login};
+pub use login::{Admitted, House, Lobby, LoggedIn, Welcome, Welcomed, login};
 pub use refusal::Refusal;
+
+#[cfg(test)]
+mod tests;
