@@ -18,6 +18,18 @@ pub enum Address {
     },
 }
 
+impl Address {
+    /// The same for the roster, which knows a Unix socket by its port as well.
+    pub fn on_roster(self, port: u16) -> crate::stats::Address {
+        match self {
+            Self::Tcp(address) => crate::stats::Address::Tcp(address),
+            Self::Unix { pid, .. } => {
+                crate::stats::Address::Unix { pid: u32::try_from(pid).unwrap_or(0), port }
+            }
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -351,14 +351,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             }
             order => order.tag(),
         };
-        let resumes = matches!(order, Order::Pause(_) | Order::Suspend);
+        let undo = match &order {
+            Order::Pause(database) => Some(Order::Resume(database.clone())),
+            Order::Suspend => Some(Order::Resume(None)),
+            _ => None,
+        };
         let suspends = order == Order::Suspend;
         let answer = self.admin.order(order);
         match self.wait(answer).await {
             Waited::Answer(answer) => Ok(Outcome { notices: answer?, ..Outcome::done(tag) }),
             Waited::Canceled => {
-                if resumes {
-                    let _ = self.admin.order(Order::Resume(None)).await;
+                if let Some(undo) = undo {
+                    let _ = self.admin.order(undo).await;
                 }
                 Err(Refusal::Canceled.into())
             }
