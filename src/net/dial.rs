@@ -6,9 +6,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -53,14 +55,19 @@ pub enum DialError {
 /// Opens connections.
 #[derive(Debug, Default)]
 pub struct Dialer {
-    options: TcpOptions,
+    options: ArcSwap<TcpOptions>,
     turn: AtomicUsize,
 }
 
 impl Dialer {
     /// One that sets these options on its connections.
     pub fn new(options: TcpOptions) -> Self {
-        Self { options, turn: AtomicUsize::new(0) }
+        Self { options: ArcSwap::from_pointee(options), turn: AtomicUsize::new(0) }
+    }
+
+    /// Sets other options on the connections to come.
+    pub fn set_options(&self, options: TcpOptions) {
+        self.options.store(Arc::new(options));
     }
 
     /// Connects to a host, and tells where that was. Cancel safe: dropping it closes what it opened.
@@ -109,7 +116,7 @@ impl Dialer {
 
     async fn connect_tcp(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        self.options.apply(&socket)?;
+        self.options.load().apply(&socket)?;
         socket.connect(address).await
     }
 

@@ -202,21 +202,20 @@ impl Connector {
         let mut inbox = Inbox::default();
         self.authenticate(stream, &mut inbox, target).await?;
         let mut welcome = Welcome { parameters: Values::default(), key: None };
+        let mut is_ready = false;
         for _ in 0..LOGIN_MESSAGES_MAX {
+            // A reload of the server's configuration may follow on the heels of the login.
+            if is_ready && inbox.is_empty() {
+                return Ok(welcome);
+            }
             let message = inbox.next(stream).await?;
             match message.decode()? {
                 Backend::ParameterStatus { name, value } => welcome.parameters.set(name, value),
-                Backend::BackendKeyData(key) => welcome.key = Some(key),
+                Backend::BackendKeyData(key) if !is_ready => welcome.key = Some(key),
                 Backend::ErrorResponse(report) => return Err(ConnectError::Rejected(Box::new(report))),
                 Backend::NoticeResponse(report) => debug!(notice = report.message, "notice at login"),
                 Backend::NegotiateProtocolVersion { .. } => {}
-                Backend::ReadyForQuery(TxStatus::Idle) => {
-                    return if inbox.is_empty() {
-                        Ok(welcome)
-                    } else {
-                        Err(ConnectError::Unexpected("bytes after ReadyForQuery".to_owned()))
-                    };
-                }
+                Backend::ReadyForQuery(TxStatus::Idle) if !is_ready => is_ready = true,
                 other => return Err(unexpected(&other)),
             }
         }

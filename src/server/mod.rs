@@ -9,6 +9,7 @@ pub mod conn;
 pub mod connect;
 mod inbox;
 pub mod query;
+pub mod reset;
 pub mod target;
 
 pub use cancel::{CancelError, CancelRoute};

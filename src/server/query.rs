@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::ServerConn;
 use super::inbox::{Inbox, InboxError};
-use crate::wire::{Backend, Report, TxStatus, encode};
+use crate::wire::backend::tag::{COPY_BOTH_RESPONSE, COPY_IN_RESPONSE, NOTIFICATION_RESPONSE};
+use crate::wire::{Backend, Report, Severity, TxStatus, encode};
 
 /// Stands in for "no limit".
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -31,8 +32,8 @@ pub enum QueryError {
     /// The server asks for data (COPY FROM STDIN), or begins another protocol.
     #[error("unexpected message '{}'", .0.escape_ascii())]
     Unexpected(u8),
-    /// Bytes came after the answer's end.
-    #[error("unexpected bytes after ReadyForQuery")]
+    /// Another answer came after the answer's end.
+    #[error("unexpected message after ReadyForQuery")]
     NotDrained,
     /// The connection broke, or what came is no PostgreSQL.
     #[error(transparent)]
@@ -127,35 +128,53 @@ async fn converse(
 ) -> Result<(ServerConn, Outcome), QueryError> {
     let limit = if limit.is_zero() { FOREVER } else { limit };
     let answered = timeout(limit, async {
-        conn.stream.write_all(request).await.map_err(InboxError::Io)?;
-        conn.stream.flush().await.map_err(InboxError::Io)?;
-        read_answer(&mut conn).await
+        // If it fails, the server has gone, and may have said why: reading tells.
+        let _ = send(&mut conn, request).await;
+        let mut outcome = Outcome::default();
+        match read_answer(&mut conn, &mut outcome).await {
+            // What a server says before it goes (57P01 …) tells more than that it went.
+            Err(QueryError::Conversation(InboxError::Closed | InboxError::Io(_)))
+                if outcome.refused.is_some() => {}
+            done => done?,
+        }
+        Ok::<_, QueryError>(outcome)
     });
     let outcome = answered.await.map_err(|_| QueryError::Timeout)??;
-    Ok((conn, outcome))
+    match outcome.refused {
+        Some(report) if report.severity != Severity::Error => Err(QueryError::Refused(Box::new(report))),
+        _ => Ok((conn, outcome)),
+    }
 }
 
-async fn read_answer(conn: &mut ServerConn) -> Result<Outcome, QueryError> {
-    /// CopyInResponse, CopyBothResponse: the server would wait for us.
-    const COPIES: [u8; 2] = [b'G', b'W'];
+async fn send(conn: &mut ServerConn, request: &[u8]) -> std::io::Result<()> {
+    conn.stream.write_all(request).await?;
+    conn.stream.flush().await
+}
+
+async fn read_answer(conn: &mut ServerConn, outcome: &mut Outcome) -> Result<(), QueryError> {
     let mut inbox = Inbox::default();
-    let mut outcome = Outcome::default();
-    loop {
+    let mut is_ready = false;
+    while !is_ready || !inbox.is_empty() {
         let message = inbox.next(&mut conn.stream).await?;
         match message.decode()? {
-            Backend::ReadyForQuery(TxStatus::Idle) if inbox.is_empty() => return Ok(outcome),
-            Backend::ReadyForQuery(TxStatus::Idle) => return Err(QueryError::NotDrained),
-            Backend::ReadyForQuery(_) => return Err(QueryError::NotIdle),
             Backend::ParameterStatus { name, value } => conn.session.on_parameter_status(name, value),
+            Backend::NoticeResponse(_) | Backend::Other(NOTIFICATION_RESPONSE) => {}
+            _ if is_ready => return Err(QueryError::NotDrained),
+            Backend::ReadyForQuery(TxStatus::Idle) => is_ready = true,
+            Backend::ReadyForQuery(_) => return Err(QueryError::NotIdle),
             Backend::ErrorResponse(report) => outcome.refused = Some(report),
             Backend::DataRow(values) if outcome.first.is_none() => {
                 let values = values.into_iter().map(|it| it.map(<[u8]>::to_vec)).collect();
                 outcome.first = Some(Row { values });
             }
-            Backend::Other(tag) if COPIES.contains(&tag) => return Err(QueryError::Unexpected(tag)),
+            Backend::Other(tag @ (COPY_IN_RESPONSE | COPY_BOTH_RESPONSE)) => {
+                // The server would wait for us.
+                return Err(QueryError::Unexpected(tag));
+            }
             _ => {}
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -48,6 +48,13 @@ async fn servers_that_report_the_same_share_one_set() {
 }
 
 #[tokio::test]
+async fn a_status_that_changes_right_after_the_login_is_heard() {
+    let late = bytes(|out| encode::parameter_status(out, "TimeZone", "UTC"));
+    let (conn, _) = attempt(&plain(), vec![Step::First, Step::Send([welcome(), late].concat())]).await;
+    assert_eq!(conn.unwrap().session.parameters.reported.value("TimeZone"), Some("UTC"));
+}
+
+#[tokio::test]
 async fn passwords_are_given_as_the_server_asks() {
     for (name, request, answer) in [
         ("clear text", bytes(encode::authentication_cleartext), &b"secret\0"[..]),
@@ -90,7 +97,7 @@ async fn servers_that_misbehave_are_refused() {
         ("result", bytes(|out| encode::command_complete(out, "SELECT 1")), "unknown pkt"),
         ("ready without login", ready(TxStatus::Idle), "unknown pkt"),
         ("transaction", [bytes(encode::authentication_ok), ready(TxStatus::Failed)].concat(), "unknown pkt"),
-        ("more than a login", [welcome(), ready(TxStatus::Idle)].concat(), "bytes after ReadyForQuery"),
+        ("more than a login", [welcome(), ready(TxStatus::Idle)].concat(), "unknown pkt"),
         ("kerberos", b"R\0\0\0\x08\0\0\0\x07".to_vec(), "unsupported authentication method"),
         ("endless", endless, "does not end"),
     ] {

@@ -41,6 +41,20 @@ async fn the_connection_is_gone_after_anything_else() {
 }
 
 #[tokio::test]
+async fn a_server_that_goes_has_the_last_word() {
+    let farewell = bytes(|out| {
+        Report::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+            .encode(out)
+    });
+    let (conn, server) = connected(vec![Step::Expect(b'Q'), Step::Send(farewell)]).await;
+    match run(conn, "", SOON).await.unwrap_err() {
+        QueryError::Refused(report) => assert_eq!(report.sqlstate, SqlState::ADMIN_SHUTDOWN),
+        other => panic!("{other}"),
+    }
+    server.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_query_that_lasts_too_long_costs_the_connection() {
     let (conn, server) = connected(vec![Step::Expect(b'Q'), Step::AwaitEnd]).await;
     let error = run(conn, "select pg_sleep(60)", Duration::from_millis(50)).await.unwrap_err();

@@ -1,0 +1,79 @@
+//! Making an idle server as new for its next client.
+
+use std::time::Duration;
+
+use super::ServerConn;
+use super::query::{self, QueryError};
+use crate::sql::residue::Residue;
+
+/// Runs `server_reset_query`, which is trusted to clean what must be clean. Not cancel safe.
+///
+/// Errors: as [`query::run`]; the connection is closed.
+pub async fn reset(mut conn: ServerConn, sql: &str, limit: Duration) -> Result<ServerConn, QueryError> {
+    let discards_all = is_discard_all(sql);
+    conn = query::run(conn, sql, limit).await?;
+    // Statements that a client prepared by SQL would make it uncertain which of ours are left.
+    if !discards_all && conn.session.residue().contains(Residue::PREPARED) {
+        conn = query::run(conn, &Residue::PREPARED.cleaning(), limit).await?;
+    }
+    conn.session.on_cleaned(discards_all);
+    Ok(conn)
+}
+
+/// Removes what the last client left behind, and nothing else. Costs nothing where it left nothing. Not cancel safe.
+///
+/// Errors: as [`query::run`]; the connection is closed.
+pub async fn clean(mut conn: ServerConn, limit: Duration) -> Result<ServerConn, QueryError> {
+    let sql = conn.session.residue().cleaning();
+    if sql.is_empty() {
+        return Ok(conn);
+    }
+    conn = query::run(conn, &sql, limit).await?;
+    conn.session.on_cleaned(false);
+    Ok(conn)
+}
+
+fn is_discard_all(sql: &str) -> bool {
+    let mut words = sql.trim().trim_end_matches(';').split_ascii_whitespace();
+    let mut is_next = |word: &str| words.next().is_some_and(|it| it.eq_ignore_ascii_case(word));
+    is_next("DISCARD") && is_next("ALL") && words.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::{Heard, Step, connected, ready};
+    use crate::wire::TxStatus;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn discard_all_is_known_in_any_spelling() {
+        for (sql, expected) in [
+            ("DISCARD ALL", true),
+            (" discard\tall ; ", true),
+            ("DISCARD TEMP", false),
+            ("DISCARD ALL; SELECT 1", false),
+            ("RESET ALL", false),
+            ("", false),
+        ] {
+            assert_eq!(is_discard_all(sql), expected, "{sql}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_without_residue_is_not_even_asked() {
+        let (conn, server) = connected(vec![Step::AwaitEnd]).await;
+        clean(conn, SOON).await.unwrap().close();
+        let (_, heard) = server.await.unwrap();
+        assert_eq!(heard.len(), 1, "{heard:?}");
+    }
+
+    #[tokio::test]
+    async fn the_reset_query_runs_as_it_is_configured() {
+        let (conn, server) = connected(vec![Step::Expect(b'Q'), Step::Send(ready(TxStatus::Idle))]).await;
+        reset(conn, "RESET ALL", SOON).await.unwrap();
+        let (_, heard) = server.await.unwrap();
+        assert!(matches!(&heard[1], Heard::Message(b'Q', sql) if sql == b"RESET ALL\0"), "{heard:?}");
+    }
+}
