@@ -7,9 +7,10 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::refusal::Refusal;
 use crate::config::Settings;
@@ -133,9 +134,10 @@ impl Line {
         self.stream = Some(stream);
     }
 
-    /// The stream, and what the client has sent beyond its login.
+    /// The stream, and what the client has sent beyond its login: a buffer without any room where that is nothing.
     pub(super) fn into_parts(self) -> Option<(Stream, BytesMut)> {
-        self.stream.map(|stream| (stream, self.input))
+        let input = if self.input.is_empty() { BytesMut::new() } else { self.input };
+        self.stream.map(|stream| (stream, input))
     }
 
     /// True where bytes have come that nobody has read: after a request for TLS there must be none.
@@ -173,7 +175,7 @@ impl Line {
     }
 
     /// The body of the next message, which must be an answer to a challenge. Cancel safe.
-    pub(super) async fn answer(&mut self) -> Result<Bytes, End> {
+    pub(super) async fn answer(&mut self) -> Result<Zeroizing<Vec<u8>>, End> {
         loop {
             match Header::peek(&self.input) {
                 Err(_) => return Err(self.not_a_packet()),
@@ -186,8 +188,9 @@ impl Line {
                     }
                     if self.input.len() >= header.total() {
                         let mut message = self.input.split_to(header.total());
-                        message.advance(wire::frame::HEADER);
-                        return Ok(message.freeze());
+                        let body = Zeroizing::new(message[wire::frame::HEADER..].to_vec());
+                        message.zeroize();
+                        return Ok(body);
                     }
                     self.read(header.total()).await?;
                 }

@@ -29,6 +29,7 @@ use crate::auth::{
 use crate::config::{AuthType, Compatibility, Config, Database, SslMode, is_console};
 use crate::ids::{DatabaseName, PoolKey, UserName};
 use crate::net::{Handshakes, Stream, Tls, TlsInfo};
+use crate::stats::name_client;
 use crate::wire::startup::MINOR_MAX;
 use crate::wire::{CancelKey, Report, TxStatus, encode};
 
@@ -205,6 +206,23 @@ impl LoggedIn {
     }
 }
 
+/// What the configuration itself has for a pool's servers: the password of the entry with the forced user, else the
+/// secret of that user in `auth_file`. For pools that no client has logged in to yet, such as `auth_user`'s.
+pub fn stored_credentials(config: &Config, pool: &PoolKey) -> Credentials {
+    let forced = config.database(&pool.database).filter(|entry| entry.user.as_ref() == Some(&pool.user));
+    let password = forced.and_then(|entry| entry.password.as_ref());
+    let Some(stored) = password.or_else(|| config.secrets.get(&pool.user)) else {
+        return Credentials::default();
+    };
+    match Stored::parse(stored.reveal()) {
+        Ok(secret) => Credentials { secret: Some(Arc::new(secret)), keys: None },
+        Err(error) => {
+            tracing::warn!(user = %pool.user, "cannot log in to servers: {error}");
+            Credentials::default()
+        }
+    }
+}
+
 /// Logs a client in. Not cancel safe.
 ///
 /// Errors: it is not let in, and has been told where that makes sense.
@@ -282,6 +300,8 @@ impl<'a, H: House> Candidate<'a, H> {
         };
         let seat = lobby.census.seat(limit).ok_or(Refusal::TooManyClients)?;
         let tls = line.stream()?.tls_info();
+        let span = tracing::Span::current();
+        name_client(&span, &Printable(&wanted.database), &Printable(&wanted.user));
         let (database, user) = (wanted.database.as_str().into(), wanted.user.as_str().into());
         Ok(Self { lobby, config, line, database, user, tls, seat })
     }
@@ -475,21 +495,13 @@ impl<'a, H: House> Candidate<'a, H> {
     /// must never stand in for those of a database's forced one.
     fn pool_credentials(&self, destination: &Destination, of_client: Credentials) -> Credentials {
         let Destination::Pool(pool) = destination else { return Credentials::default() };
-        let entry = self.entry();
-        let forced = entry.filter(|entry| entry.user.as_ref() == Some(&pool.user));
-        let stored = match forced.and_then(|entry| entry.password.as_ref()) {
-            Some(password) => Some(password),
-            None if pool.user == self.user && of_client.secret.is_some() => return of_client,
-            None => self.config.secrets.get(&pool.user),
-        };
-        let secret = stored.and_then(|secret| match Stored::parse(secret.reveal()) {
-            Ok(stored) => Some(Arc::new(stored)),
-            Err(error) => {
-                tracing::warn!(user = %pool.user, "cannot log in to servers: {error}");
-                None
-            }
-        });
-        Credentials { secret, keys: None }
+        let has_own = self
+            .entry()
+            .is_some_and(|entry| entry.user.as_ref() == Some(&pool.user) && entry.password.is_some());
+        if !has_own && pool.user == self.user && of_client.secret.is_some() {
+            return of_client;
+        }
+        stored_credentials(self.config, pool)
     }
 
     /// The last check: is there room?

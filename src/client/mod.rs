@@ -11,7 +11,7 @@ pub mod startup;
 pub use accept::{Arrival, Caller, accept};
 pub use census::{Census, Limit, Seat};
 pub use line::{End, Line};
-pub use login::{Admitted, House, Lobby, LoggedIn, Welcome, Welcomed, login};
+pub use login::{Admitted, House, Lobby, LoggedIn, Welcome, Welcomed, login, stored_credentials};
 pub use refusal::Refusal;
 
 #[cfg(test)]

@@ -196,11 +196,6 @@ impl Refusal {
             _ => None,
         }
     }
-
-    /// True where the cause is the administrator's or the system's, not the client's: worth a warning in the log.
-    pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Configuration | Self::AuthTypeNotBuilt(_) | Self::TooManyClients)
-    }
 }
 
 fn auth_type_name(auth_type: AuthType) -> &'static str {

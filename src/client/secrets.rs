@@ -16,7 +16,9 @@ use crate::auth::Stored;
 use crate::auth::login::{Freshness, Origin, Secret};
 use crate::config::{Compatibility, Config, is_console};
 use crate::ids::{DatabaseName, UserName};
-use crate::wire::Report;
+use crate::server::ServerConn;
+use crate::server::query::{QueryError, Row, fetch_row};
+use crate::wire::{Report, SqlState};
 
 /// For how long a remembered secret is used without asking.
 pub const REMEMBERED_MAX: Duration = Duration::from_secs(5);
@@ -191,6 +193,50 @@ pub fn settle(
     }
 }
 
+/// Runs a query on a server connection on loan from `auth_user`'s pool, and gives the connection back. Not cancel
+/// safe: dropping it closes the connection.
+///
+/// Errors: the connection is closed.
+pub async fn ask(
+    conn: ServerConn,
+    query: &AuthQuery,
+    limit: Duration,
+) -> Result<(ServerConn, Option<Found>), AuthQueryError> {
+    let (conn, row) = fetch_row(conn, &query.sql, &[query.user.as_str()], limit).await?;
+    Ok((conn, row.map(found).transpose()?))
+}
+
+/// Name and secret of a row. The name is the query's word for the user and is not looked at, except that it is there.
+fn found(row: Row) -> Result<Found, AuthQueryError> {
+    let [name, secret] = <[_; 2]>::try_from(row.values).map_err(|values| {
+        AuthQueryError::Failed(format!("expected 2 columns from auth_query, not {}", values.len()))
+    })?;
+    if name.is_none() {
+        return Err(AuthQueryError::Failed("auth_query response contained null user name".to_owned()));
+    }
+    let text = secret.map(String::from_utf8).transpose();
+    let text =
+        text.map_err(|_| AuthQueryError::Failed("auth_query response is not valid UTF-8".to_owned()))?;
+    Ok(text.map(crate::config::Secret::new))
+}
+
+impl From<QueryError> for AuthQueryError {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Refused(report) => {
+                Self::Failed(format!("S: error in auth_query: {}", report.message))
+            }
+            QueryError::Unexpected(_) | QueryError::NotIdle | QueryError::NotDrained => {
+                Self::Failed(format!("unexpected response from auth_query: {error}"))
+            }
+            QueryError::Timeout | QueryError::Conversation(_) => {
+                let message = format!("auth_query could not be run: {error}");
+                Self::Unavailable(Box::new(Report::fatal(SqlState::CONNECTION_FAILURE, message)))
+            }
+        }
+    }
+}
+
 fn parse(user: &UserName, secret: Option<&crate::config::Secret>) -> Secret {
     let Some(secret) = secret else { return Secret::Absent };
     match Stored::parse(secret.reveal()) {
@@ -198,6 +244,31 @@ fn parse(user: &UserName, secret: Option<&crate::config::Secret>) -> Secret {
         Err(error) => {
             tracing::warn!(%user, "cannot log in by password: {error}");
             Secret::Absent
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_a_name_and_a_secret() {
+        let text = |text: &str| Some(text.as_bytes().to_vec());
+        let secret = |text: &str| Some(crate::config::Secret::new(text));
+        for (name, values, expected) in [
+            ("secret", vec![text("joe"), text("md5x")], Ok(secret("md5x"))),
+            ("no secret", vec![text("joe"), None], Ok(None)),
+            ("no name", vec![None, text("x")], Err("auth_query response contained null user name")),
+            ("one column", vec![text("joe")], Err("expected 2 columns from auth_query, not 1")),
+            ("three", vec![text("joe"), None, None], Err("expected 2 columns from auth_query, not 3")),
+            ("bytes", vec![text("joe"), Some(vec![0xff])], Err("auth_query response is not valid UTF-8")),
+        ] {
+            let read = found(Row { values }).map_err(|error| match error {
+                AuthQueryError::Failed(text) => text,
+                AuthQueryError::Unavailable(report) => report.message,
+            });
+            assert_eq!(read, expected.map_err(str::to_owned), "{name}");
         }
     }
 }
