@@ -1,3 +1,442 @@
-//! Pools of servers.
+//! Pools of servers: who gets which, when servers are opened and closed.
+//!
+//! Owns one [`Pool`] for each database and user, shared by all workers, and all of them together in [`Pools`]. It refuses
+//! to speak PostgreSQL's protocol: a server is a [`Connection`], opened by an [`Opener`]. Invariants: no client waits
+//! while a fitting server is idle; limits are never exceeded; a server that is lent out comes back clean or is closed.
+//!
+//! Order of locks: a client's ([`Caller`]), then a pool's. No pool's lock is held together with another pool's, across
+//! an await, or while a connection, a slot of a limit or a waker is dropped or used.
 
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::config::PoolSettings;
+use crate::ids::{ClientId, PoolKey, WorkerId};
+use crate::session::params::Values;
+use crate::stats::{PoolStats, Roster, ServerEntry, ServerState};
+
+mod alarm;
+mod caller;
+mod connection;
+mod lease;
+pub mod limits;
+mod pools;
+mod postgres;
 pub mod schedule;
+mod upkeep;
+
+use alarm::Alarm;
+pub use caller::{Answer, Caller, Cancel, Claim, Hold, QueueView};
+pub use connection::{Connection, OpenError, Opener, Refusal};
+pub use lease::{Busy, Idle, Lease, Resetting};
+use lease::{Given, Member};
+use limits::{Contender, Limit, Permit, Slot};
+pub use pools::{DatabaseView, OrderError, PoolClient, Pools, PoolsSetup};
+pub use postgres::Cleaning;
+use schedule::{Closing, Counts, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
+pub use upkeep::UPKEEP_PERIOD;
+
+type Servers<C> = Schedule<Box<Member<C>>, Arc<Caller<C>>, Arc<OpenError>>;
+
+/// Servers to be opened in one go, at most; the next occasion opens more.
+const OPENS_AT_ONCE_MAX: usize = 64;
+
+/// The servers of one database and user, and those who wait for them.
+pub struct Pool<C: Connection> {
+    me: Weak<Self>,
+    key: PoolKey,
+    settings: ArcSwap<PoolSettings>,
+    schedule: Mutex<Servers<C>>,
+    /// The schedule's, to be read without its lock.
+    generation: AtomicU32,
+    /// `max_db_connections`.
+    database: Arc<Limit>,
+    /// `max_user_connections`.
+    user: Arc<Limit>,
+    stats: Arc<PoolStats>,
+    roster: Arc<Roster>,
+    /// What clients are told of the servers' settings; none before the first server was opened.
+    welcome: ArcSwapOption<Values>,
+    opener: Arc<dyn Opener<C>>,
+    alarm: Arc<Alarm<C>>,
+    clients: AtomicUsize,
+    /// Since when upkeep has found neither clients nor servers.
+    unused_since: Mutex<Option<Instant>>,
+}
+
+/// What the roster shows of a server.
+#[derive(Clone, Copy)]
+enum Tracked {
+    Leased(ClientId),
+    Resetting,
+    Examining,
+    Idle,
+    Held,
+}
+
+impl Tracked {
+    fn show(self, entry: &ServerEntry) {
+        let (state, link) = match self {
+            Self::Leased(client) => (ServerState::Active, Some(client)),
+            Self::Resetting | Self::Examining => (ServerState::Tested, None),
+            Self::Idle => (ServerState::Idle, None),
+            Self::Held => (ServerState::BeingCanceled, None),
+        };
+        entry.set_state(state);
+        entry.set_link(link);
+    }
+}
+
+/// A pool at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolView {
+    /// How many servers are in which state.
+    pub servers: Counts,
+    /// How many clients wait.
+    pub waiting: usize,
+    /// How long the first of them has waited.
+    pub longest_wait: Option<Duration>,
+    /// How many clients use the pool.
+    pub clients: usize,
+}
+
+impl<C: Connection> Pool<C> {
+    /// Whose servers these are.
+    pub fn key(&self) -> &PoolKey {
+        &self.key
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<PoolSettings> {
+        self.settings.load_full()
+    }
+
+    /// The pool's counters.
+    pub fn stats(&self) -> &Arc<PoolStats> {
+        &self.stats
+    }
+
+    /// The settings that a server of this pool reports, for the welcome of clients. `None`: no server has been opened
+    /// yet, or not since RECONNECT; a client must then wait for one (check one out and give it back).
+    pub fn welcome(&self) -> Option<Arc<Values>> {
+        self.welcome.load_full()
+    }
+
+    /// The pool at this moment.
+    pub fn view(&self, now: Instant) -> PoolView {
+        let schedule = self.lock();
+        PoolView {
+            servers: schedule.counts(),
+            waiting: schedule.waiting(),
+            longest_wait: schedule.waiting_since().map(|since| now.saturating_duration_since(since)),
+            clients: self.clients.load(Ordering::Relaxed),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Servers<C>> {
+        self.schedule.lock()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.alarm.is_draining()
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    fn queue_view(&self, ticket: WaitTicket, waited: Duration, now: Instant) -> QueueView {
+        let schedule = self.lock();
+        let since = |(client, since): (ClientId, Instant)| (client, now.saturating_duration_since(since));
+        QueueView {
+            servers: schedule.counts().total(),
+            size: self.settings.load().size,
+            before: schedule.queue_before(ticket).unwrap_or(0),
+            waiting: schedule.waiting(),
+            waited,
+            longest_lease: schedule.longest_lease().map(since),
+            failure: schedule.failure().cloned(),
+        }
+    }
+
+    /// A server comes back fit for the next client. It is heard, and watched from then on.
+    fn take_back(&self, seat: Seat, mut member: Box<Member<C>>, now: Instant) {
+        if let Err(reason) = member.watch() {
+            self.close(seat, member, &reason);
+            return self.serve_demand(now);
+        }
+        // Before others can see it: whoever gets it next shows so.
+        member.track(Tracked::Idle);
+        let home = member.home();
+        let release = self.lock().release(seat, member, home, now);
+        self.settle(release, now);
+    }
+
+    /// Does what the schedule has decided on a released server.
+    fn settle(&self, mut release: Release<Box<Member<C>>, Arc<Caller<C>>>, now: Instant) {
+        loop {
+            match release {
+                Release::HandTo { waiter, seat, server } => {
+                    let Some(me) = self.me.upgrade() else { return };
+                    match waiter.handle.deliver(&me, (seat, waiter.ticket), server) {
+                        Ok(()) => return,
+                        // It has left meanwhile: the next one's turn.
+                        Err(server) => {
+                            let home = server.home();
+                            release = self.lock().release(seat, server, home, now);
+                        }
+                    }
+                }
+                Release::Kept => return self.idle_again(),
+                Release::Held => return self.show_held(),
+                Release::Close(closing) => {
+                    self.close_all([closing]);
+                    return self.serve_demand(now);
+                }
+            }
+        }
+    }
+
+    /// A server is idle: others may need its connection more.
+    fn idle_again(&self) {
+        for limit in [&self.database, &self.user] {
+            if limit.is_starving() {
+                limit.wake();
+            }
+        }
+        self.changed();
+    }
+
+    fn show_held(&self) {
+        self.lock().for_each_held(|member| member.track(Tracked::Held));
+    }
+
+    /// Something has become less: PAUSE or WAIT_CLOSE may be waiting for that.
+    fn changed(&self) {
+        self.alarm.changed();
+    }
+
+    /// An idle server has said something. Called by reactors.
+    fn report_spoken(&self, seat: Seat) {
+        self.alarm.ring(Weak::clone(&self.me), seat);
+    }
+
+    /// Hears what an idle server has said. It may have been lent out meanwhile: then its client hears it.
+    fn examine(&self, seat: Seat, now: Instant) {
+        let member = self.lock().examine(seat);
+        if let Some(member) = member {
+            member.track(Tracked::Examining);
+            self.take_back(seat, member, now);
+        }
+    }
+
+    fn close(&self, seat: Seat, member: Box<Member<C>>, reason: &str) {
+        let permit = member.close(reason, Instant::now());
+        self.lock().gone(seat);
+        self.changed();
+        drop(permit);
+    }
+
+    fn close_all(&self, closing: impl IntoIterator<Item = Closing<Box<Member<C>>>>) {
+        for Closing { seat, server, reason } in closing {
+            self.close(seat, server, &reason.to_string());
+        }
+    }
+
+    /// Opens the servers that waiting clients need, as far as all limits allow.
+    fn serve_demand(&self, now: Instant) {
+        for _ in 0..OPENS_AT_ONCE_MAX {
+            let opening = self.lock().next_open(now);
+            let Some(opening) = opening else { return };
+            let me = self.contender();
+            let Some(database) = self.database.take_or_starve(&me) else { return self.abandon(opening) };
+            let Some(user) = self.user.take_or_starve(&me) else { return self.abandon(opening) };
+            if opening.from_reserve {
+                tracing::warn!(database = %self.key.database, user = %self.key.user, "taking connection from reserve_pool");
+            }
+            self.open(opening, Permit { database, user });
+        }
+    }
+
+    /// Opens the servers that `min_pool_size` asks for. Nothing is evicted for them.
+    fn serve_minimum(&self, now: Instant) {
+        for _ in 0..OPENS_AT_ONCE_MAX {
+            let opening = self.lock().next_open_for_minimum(now);
+            let Some(opening) = opening else { return };
+            match (self.database.take(), self.user.take()) {
+                (Some(database), Some(user)) => self.open(opening, Permit { database, user }),
+                _ => return self.abandon(opening),
+            }
+        }
+    }
+
+    fn contender(&self) -> Weak<dyn Contender> {
+        let me: Weak<Self> = Weak::clone(&self.me);
+        me
+    }
+
+    fn abandon(&self, opening: Opening) {
+        self.lock().open_abandoned(opening.seat);
+    }
+
+    fn open(&self, opening: Opening, permit: Permit) {
+        let Some(pool) = self.me.upgrade() else { return };
+        let task = OpenTask { pool, opening, begun: Instant::now(), permit: Some(permit) };
+        self.opener.open(opening.worker, task);
+    }
+
+    /// Nobody gets anything any more: all waiters are told, idle servers are closed.
+    fn dismiss(&self, refusal: &Refusal) {
+        let waiters = self.lock().dismiss();
+        self.refuse(waiters, refusal);
+    }
+
+    fn refuse(&self, waiters: Vec<Waiter<Arc<Caller<C>>>>, refusal: &Refusal) {
+        for waiter in waiters {
+            waiter.handle.refuse(waiter.ticket, refusal.clone());
+        }
+    }
+
+    /// Servers opened so far are not to be used for anything new.
+    fn renew(&self) {
+        let closing = {
+            let mut schedule = self.lock();
+            let closing = schedule.renew();
+            self.generation.store(schedule.generation(), Ordering::Relaxed);
+            closing
+        };
+        self.welcome.store(None);
+        self.close_all(closing);
+        self.serve_demand(Instant::now());
+    }
+
+    fn kill(&self) {
+        let closing = self.lock().kill();
+        self.close_all(closing);
+    }
+
+    fn set_flow(&self, flow: Flow) {
+        let closing = {
+            let mut schedule = self.lock();
+            if schedule.flow() == flow {
+                return;
+            }
+            schedule.set_flow(flow)
+        };
+        self.close_all(closing);
+        self.changed();
+        self.serve_demand(Instant::now());
+    }
+
+    fn configure(&self, settings: PoolSettings) {
+        if **self.settings.load() == settings {
+            return;
+        }
+        self.settings.store(Arc::new(settings.clone()));
+        self.lock().configure(settings);
+        self.serve_demand(Instant::now());
+    }
+}
+
+impl<C: Connection> Contender for Pool<C> {
+    fn serve(&self) {
+        self.serve_demand(Instant::now());
+    }
+
+    fn longest_idle(&self) -> Option<Instant> {
+        self.lock().longest_idle()
+    }
+
+    fn evict(&self, limit: &Arc<Limit>) -> Option<Slot> {
+        let Closing { seat, server, reason } = self.lock().evict()?;
+        let permit = server.close(&reason.to_string(), Instant::now());
+        self.lock().gone(seat);
+        self.changed();
+        permit.into_slot(limit)
+    }
+}
+
+impl<C: Connection> std::fmt::Debug for Pool<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({}/{})", self.key.database, self.key.user)
+    }
+}
+
+/// A server that is to be opened: its place in the pool and in all limits is reserved.
+///
+/// Dropping it frees them, as if nothing had been tried.
+#[must_use = "dropping it gives the attempt up"]
+pub struct OpenTask<C: Connection> {
+    pool: Arc<Pool<C>>,
+    opening: Opening,
+    begun: Instant,
+    /// `None` once the attempt has ended.
+    permit: Option<Permit>,
+}
+
+impl<C: Connection> OpenTask<C> {
+    /// For which pool.
+    pub fn pool(&self) -> &Arc<Pool<C>> {
+        &self.pool
+    }
+
+    /// The server is logged in. To be called on the worker that is its home.
+    pub fn opened(mut self, mut conn: C, now: Instant) {
+        let Some(permit) = self.permit.take() else { return };
+        let pool = &self.pool;
+        let Opening { seat, generation, .. } = self.opening;
+        let home = conn.home();
+        pool.stats.cell(home).server_login();
+        if generation == pool.generation() {
+            match pool.welcome() {
+                Some(welcome) if *welcome == *conn.reported() => conn.share_reported(welcome),
+                Some(_) => {}
+                None => pool.welcome.store(Some(conn.reported())),
+            }
+        }
+        let entry = pool.roster.server(conn.connected(&pool.key), self.begun);
+        entry.set_pid(conn.backend());
+        let given = Given { permit, entry, born: self.begun, generation };
+        let mut member = Member::new(&pool.me, seat, conn, given);
+        match member.watch() {
+            Ok(()) => {
+                member.track(Tracked::Idle);
+                let release = pool.lock().opened(seat, member, home, now);
+                pool.settle(release, now);
+                // The login may have been what others waited for.
+                pool.serve_demand(now);
+            }
+            Err(reason) => {
+                pool.close(seat, member, &reason);
+                pool.serve_demand(now);
+            }
+        }
+    }
+
+    /// The server could not be opened. To be called on a worker.
+    pub fn failed(mut self, error: OpenError, worker: WorkerId, now: Instant) {
+        let permit = self.permit.take();
+        let pool = &self.pool;
+        pool.stats.cell(worker).server_login_failure();
+        let (error, kind) = (Arc::new(error.clone()), error.kind);
+        let waiters = pool.lock().open_failed(self.opening.seat, Arc::clone(&error), kind, now);
+        pool.refuse(waiters, &Refusal::OpenFailed(error));
+        pool.changed();
+        drop(permit);
+        pool.serve_demand(now);
+    }
+}
+
+impl<C: Connection> Drop for OpenTask<C> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.pool.abandon(self.opening);
+            self.pool.changed();
+            drop(permit);
+        }
+    }
+}

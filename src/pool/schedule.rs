@@ -90,7 +90,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
                 return Checkout::Refused(failure.error.clone());
             }
         }
-        Checkout::Waits(self.waiters.push(Waiter { client, worker, since: now, handle: waiter() }))
+        Checkout::Waits(self.waiters.push(client, worker, now, waiter()))
     }
 
     /// Chooses an idle server and takes it from the list: one at home on `worker`, else the most recently used.
@@ -163,7 +163,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         }
         if slot.holds > 0 {
             self.slots.change(seat, State::Held(server));
-            return Release::Kept;
+            return Release::Held;
         }
         let home = slot.home;
         match self.next_waiter(home, now) {
@@ -296,7 +296,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
             }
             Room::None => return None,
         };
-        Some(Opening { seat: self.open(now), from_reserve, worker: Some(worker) })
+        Some(self.open(now, from_reserve, Some(worker)))
     }
 
     /// Reserves a place for a server that `min_pool_size` asks for, if one may be opened.
@@ -306,18 +306,20 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         if !wanted || !self.may_connect(now) {
             return None;
         }
-        Some(Opening { seat: self.open(now), from_reserve: false, worker: None })
+        Some(self.open(now, false, None))
     }
 
-    fn open(&mut self, now: Instant) -> Seat {
-        self.slots.insert(Slot {
+    fn open(&mut self, now: Instant, from_reserve: bool, worker: Option<WorkerId>) -> Opening {
+        let generation = self.generation;
+        let seat = self.slots.insert(Slot {
             state: State::Opening,
             born: now,
             since: now,
-            home: WorkerId(0),
-            generation: self.generation,
+            home: worker.unwrap_or(WorkerId(0)),
+            generation,
             holds: 0,
-        })
+        });
+        Opening { seat, from_reserve, worker, generation }
     }
 
     fn may_connect(&self, now: Instant) -> bool {
@@ -507,9 +509,18 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         self.waiters.before(ticket)
     }
 
-    /// Whether the server is to be closed once it is released.
-    pub fn is_obsolete(&self, seat: Seat) -> bool {
-        self.slots.get(seat).is_none_or(|slot| slot.generation != self.generation)
+    /// Looks at the servers that wait for cancel requests to end.
+    pub fn for_each_held(&self, mut look: impl FnMut(&S)) {
+        for (_, slot) in self.slots.iter() {
+            if let State::Held(server) = &slot.state {
+                look(server);
+            }
+        }
+    }
+
+    /// Servers opened before this number changed are to be closed once they are released.
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// How many servers are obsolete but still there: what WAIT_CLOSE waits for.

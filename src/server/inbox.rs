@@ -41,6 +41,10 @@ pub(super) struct Message {
 }
 
 impl Message {
+    pub(super) fn tag(&self) -> u8 {
+        self.tag
+    }
+
     pub(super) fn decode(&self) -> Result<Backend<'_>, InboxError> {
         Ok(Backend::decode(self.tag, &self.body)?)
     }

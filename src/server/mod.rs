@@ -7,6 +7,7 @@
 pub mod cancel;
 pub mod conn;
 pub mod connect;
+pub mod idle;
 mod inbox;
 pub mod query;
 pub mod reset;

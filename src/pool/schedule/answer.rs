@@ -70,8 +70,10 @@ pub enum Release<S, W> {
         /// The server.
         server: S,
     },
-    /// It is idle, or held.
+    /// It is idle.
     Kept,
+    /// It is idle, but nobody may have it until cancel requests have ended.
+    Held,
     /// To be closed, and then reported by [`super::Schedule::gone`].
     Close(Closing<S>),
 }
@@ -106,6 +108,8 @@ pub struct Opening {
     pub from_reserve: bool,
     /// The worker of the client that has waited longest; none where only `min_pool_size` asks for it.
     pub worker: Option<WorkerId>,
+    /// The server will be obsolete once [`super::Schedule::generation`] differs.
+    pub generation: u32,
 }
 
 /// Whether servers are given out.

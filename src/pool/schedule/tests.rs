@@ -267,7 +267,7 @@ fn a_held_server_serves_nobody_until_the_cancel_has_ended() {
     granted(&mut pool, 1, A, now);
     assert!(pool.hold(seat) && pool.hold(seat));
     waits(&mut pool, 2, A, now);
-    assert!(matches!(pool.release(seat, 0, A, now), Release::Kept));
+    assert!(matches!(pool.release(seat, 0, A, now), Release::Held));
     pool.check();
     assert_eq!(pool.counts().held, 1);
     assert!(pool.unhold(seat, now).is_none());
@@ -488,7 +488,7 @@ impl Model {
                 }
                 self.given(seat, server);
             }
-            Release::Kept => {}
+            Release::Kept | Release::Held => {}
             Release::Close(closing) => self.closed(closing),
         }
     }

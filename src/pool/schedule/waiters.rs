@@ -15,6 +15,8 @@ pub struct WaitTicket(u64);
 /// A client that waits.
 #[derive(Debug)]
 pub struct Waiter<W> {
+    /// Its wait.
+    pub ticket: WaitTicket,
     /// Who.
     pub client: ClientId,
     /// The worker it lives on.
@@ -57,8 +59,9 @@ impl<W> Waiters<W> {
         self.count == 0
     }
 
-    pub(super) fn push(&mut self, waiter: Waiter<W>) -> WaitTicket {
+    pub(super) fn push(&mut self, client: ClientId, worker: WorkerId, now: Instant, handle: W) -> WaitTicket {
         let ticket = WaitTicket(self.next);
+        let waiter = Waiter { ticket, client, worker, since: now, handle };
         self.next += 1;
         self.count += 1;
         self.places.push_back(Place { ticket, waiter: Some(waiter) });

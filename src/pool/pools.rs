@@ -1,0 +1,382 @@
+//! All pools of the process, and what the console and a reload do to them.
+//!
+//! Owns the map from database and user to pool, the limits that pools share, and which databases are paused or
+//! disabled. It refuses to talk to clients; those are told through the roster. Invariant: a pool that a client is in
+//! ([`PoolClient`]) is in the map.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use super::Pool;
+use super::alarm::Alarm;
+use super::connection::{Connection, Opener, Refusal};
+use super::limits::{Contender, Limit};
+use super::schedule::{Flow, Schedule};
+use crate::config::{Change, Config, ReloadPlan};
+use crate::ids::{DatabaseName, PoolKey, UserName};
+use crate::server::ServerConn;
+use crate::stats::{Disconnect, PoolStats, Roster};
+
+/// What pools need of the rest of the process.
+pub struct PoolsSetup<C: Connection> {
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Who is connected.
+    pub roster: Arc<Roster>,
+    /// Opens servers.
+    pub opener: Arc<dyn Opener<C>>,
+    /// How many workers there are.
+    pub workers: usize,
+}
+
+/// All pools.
+pub struct Pools<C: Connection = ServerConn> {
+    pub(super) setup: PoolsSetup<C>,
+    pub(super) pools: DashMap<PoolKey, Arc<Pool<C>>>,
+    pub(super) databases: DashMap<DatabaseName, Arc<DatabaseControl>>,
+    users: DashMap<UserName, Arc<Limit>>,
+    pub(super) alarm: Arc<Alarm<C>>,
+    paused: AtomicBool,
+}
+
+/// What the console has done to a database, and its limit.
+pub(super) struct DatabaseControl {
+    connections: Arc<Limit>,
+    paused: AtomicBool,
+    disabled: AtomicBool,
+}
+
+impl DatabaseControl {
+    /// Whether nothing would be lost by making it anew.
+    pub(super) fn is_plain(&self) -> bool {
+        let marked = self.paused.load(Ordering::SeqCst) || self.disabled.load(Ordering::SeqCst);
+        !marked && self.connections.used() == 0
+    }
+}
+
+/// A database as the console shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DatabaseView {
+    /// Its name.
+    pub name: DatabaseName,
+    /// PAUSE or KILL of it.
+    pub paused: bool,
+    /// DISABLE of it.
+    pub disabled: bool,
+    /// Its server connections.
+    pub connections: usize,
+}
+
+/// Why a word from the console changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OrderError {
+    /// PAUSE or KILL of all while paused.
+    #[error("already suspended/paused")]
+    AlreadyPaused,
+    /// RESUME of what runs.
+    #[error("not paused")]
+    NotPaused,
+}
+
+/// A client's membership in a pool: while there is one, the pool is kept and keeps its minimum of servers.
+pub struct PoolClient<C: Connection = ServerConn>(Arc<Pool<C>>);
+
+impl<C: Connection> Deref for PoolClient<C> {
+    type Target = Arc<Pool<C>>;
+
+    fn deref(&self) -> &Arc<Pool<C>> {
+        &self.0
+    }
+}
+
+impl<C: Connection> Drop for PoolClient<C> {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<C: Connection> Pools<C> {
+    /// None yet.
+    pub fn new(setup: PoolsSetup<C>) -> Arc<Self> {
+        Arc::new(Self {
+            setup,
+            pools: DashMap::new(),
+            databases: DashMap::new(),
+            users: DashMap::new(),
+            alarm: Arc::new(Alarm::new()),
+            paused: AtomicBool::new(false),
+        })
+    }
+
+    /// Makes a client a member of a pool, which is made if there is none yet.
+    pub fn enter(&self, key: &PoolKey) -> PoolClient<C> {
+        let pool = {
+            // Counted under the map's lock, so that upkeep does not remove the pool in between.
+            let pool = self.pools.entry(key.clone()).or_insert_with(|| self.make(key));
+            pool.clients.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(&pool)
+        };
+        // PAUSE sets its flag first, then goes through the map: a pool made meanwhile is paused here or there.
+        pool.set_flow(self.flow_of(&key.database));
+        PoolClient(pool)
+    }
+
+    pub(super) fn ensure(&self, key: &PoolKey) {
+        drop(self.enter(key));
+    }
+
+    fn make(&self, key: &PoolKey) -> Arc<Pool<C>> {
+        let settings = self.setup.config.load().pool_settings(key);
+        let database = Arc::clone(&self.control(&key.database).connections);
+        let user = self.user_limit(&key.user);
+        let pool = Arc::new_cyclic(|me| Pool {
+            me: Weak::clone(me),
+            key: key.clone(),
+            schedule: Mutex::new(Schedule::new(settings.clone())),
+            settings: ArcSwap::from_pointee(settings),
+            generation: 0.into(),
+            database,
+            user,
+            stats: Arc::new(PoolStats::new(self.setup.workers, Instant::now())),
+            roster: Arc::clone(&self.setup.roster),
+            welcome: ArcSwapOption::empty(),
+            opener: Arc::clone(&self.setup.opener),
+            alarm: Arc::clone(&self.alarm),
+            clients: 0.into(),
+            unused_since: Mutex::new(None),
+        });
+        let contender: Weak<Pool<C>> = Arc::downgrade(&pool);
+        pool.database.register(contender.clone() as Weak<dyn Contender>);
+        pool.user.register(contender);
+        pool
+    }
+
+    pub(super) fn control(&self, name: &DatabaseName) -> Arc<DatabaseControl> {
+        if let Some(control) = self.databases.get(name) {
+            return Arc::clone(&control);
+        }
+        let config = self.setup.config.load();
+        let disabled = config.database(name).is_some_and(|entry| entry.disabled);
+        let make = || DatabaseControl {
+            connections: Limit::new(config.max_db_connections(name)),
+            paused: AtomicBool::new(false),
+            disabled: AtomicBool::new(disabled),
+        };
+        Arc::clone(&self.databases.entry(name.clone()).or_insert_with(|| Arc::new(make())))
+    }
+
+    fn user_limit(&self, name: &UserName) -> Arc<Limit> {
+        let max = self.setup.config.load().max_user_connections(name);
+        Arc::clone(&self.users.entry(name.clone()).or_insert_with(|| Limit::new(max)))
+    }
+
+    /// The pool of that database and user, if there is one.
+    pub fn find(&self, key: &PoolKey) -> Option<Arc<Pool<C>>> {
+        self.pools.get(key).map(|it| Arc::clone(&it))
+    }
+
+    /// All pools, by name.
+    pub fn all(&self) -> Vec<Arc<Pool<C>>> {
+        let mut all: Vec<_> = self.pools.iter().map(|it| Arc::clone(&it)).collect();
+        all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        all
+    }
+
+    fn of(&self, database: Option<&DatabaseName>) -> Vec<Arc<Pool<C>>> {
+        let mut pools = self.all();
+        pools.retain(|pool| database.is_none_or(|it| pool.key.database == *it));
+        pools
+    }
+
+    /// All databases that are in use or that the console has done something to.
+    pub fn databases(&self) -> Vec<DatabaseView> {
+        let view = |name: &DatabaseName, control: &DatabaseControl| DatabaseView {
+            name: name.clone(),
+            paused: control.paused.load(Ordering::SeqCst),
+            disabled: control.disabled.load(Ordering::SeqCst),
+            connections: control.connections.used(),
+        };
+        self.databases.iter().map(|it| view(it.key(), it.value())).collect()
+    }
+
+    /// Server connections of a user, over all pools.
+    pub fn connections_of_user(&self, name: &UserName) -> usize {
+        self.users.get(name).map_or(0, |limit| limit.used())
+    }
+
+    fn flow_of(&self, database: &DatabaseName) -> Flow {
+        let paused = self.is_paused(None) || self.is_paused(Some(database));
+        if paused { Flow::Paused } else { Flow::Running }
+    }
+
+    /// Whether PAUSE (or KILL) is in force for one database, or for all.
+    pub fn is_paused(&self, database: Option<&DatabaseName>) -> bool {
+        match database {
+            None => self.paused.load(Ordering::SeqCst),
+            Some(name) => self.databases.get(name).is_some_and(|it| it.paused.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Whether any single database is paused.
+    pub fn any_paused(&self) -> bool {
+        self.databases.iter().any(|it| it.paused.load(Ordering::SeqCst))
+    }
+
+    fn apply_flow(&self, database: Option<&DatabaseName>) {
+        for pool in self.of(database) {
+            pool.set_flow(self.flow_of(&pool.key.database));
+        }
+    }
+
+    /// PAUSE: from now on nobody is given a server. [`Pools::idle`] says when the last is given back.
+    ///
+    /// Errors: all are paused already.
+    pub fn pause(&self, database: Option<&DatabaseName>) -> Result<(), OrderError> {
+        match database {
+            None if self.paused.swap(true, Ordering::SeqCst) => return Err(OrderError::AlreadyPaused),
+            None => {}
+            Some(name) => self.control(name).paused.store(true, Ordering::SeqCst),
+        }
+        self.apply_flow(database);
+        Ok(())
+    }
+
+    /// RESUME.
+    ///
+    /// Errors: it was not paused.
+    pub fn resume(&self, database: Option<&DatabaseName>) -> Result<(), OrderError> {
+        let was_paused = match database {
+            None => self.paused.swap(false, Ordering::SeqCst),
+            Some(name) => self.control(name).paused.swap(false, Ordering::SeqCst),
+        };
+        if !was_paused {
+            return Err(OrderError::NotPaused);
+        }
+        self.apply_flow(database);
+        self.alarm.changed();
+        Ok(())
+    }
+
+    /// Waits until no server has work to end, or until the pause is over. Cancel safe.
+    pub async fn idle(&self, database: Option<&DatabaseName>) {
+        let done = || !self.is_paused(database) || !self.is_busy(database);
+        self.alarm.wait_until(done).await;
+    }
+
+    /// Whether some server has work to end.
+    pub fn is_busy(&self, database: Option<&DatabaseName>) -> bool {
+        self.of(database).iter().any(|pool| pool.lock().counts().busy() > 0)
+    }
+
+    /// DISABLE: logins are to be refused.
+    pub fn disable(&self, database: &DatabaseName) {
+        self.control(database).disabled.store(true, Ordering::SeqCst);
+    }
+
+    /// ENABLE.
+    pub fn enable(&self, database: &DatabaseName) {
+        self.control(database).disabled.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether logins are to be refused.
+    pub fn is_disabled(&self, database: &DatabaseName) -> bool {
+        match self.databases.get(database) {
+            Some(control) => control.disabled.load(Ordering::SeqCst),
+            None => self.setup.config.load().database(database).is_some_and(|entry| entry.disabled),
+        }
+    }
+
+    /// RECONNECT: each server is closed as soon as it is free.
+    pub fn reconnect(&self, database: Option<&DatabaseName>) {
+        self.renew(&self.of(database));
+    }
+
+    fn renew(&self, pools: &[Arc<Pool<C>>]) {
+        if pools.is_empty() {
+            return;
+        }
+        for entry in self.setup.roster.servers() {
+            if pools.iter().any(|pool| pool.key == entry.connected.pool) {
+                entry.mark_close_needed();
+            }
+        }
+        for pool in pools {
+            pool.renew();
+        }
+    }
+
+    /// Waits until every server that was to be closed is closed: WAIT_CLOSE. Cancel safe.
+    pub async fn closed(&self, database: Option<&DatabaseName>) {
+        self.alarm.wait_until(|| self.of(database).iter().all(|pool| pool.lock().obsolete() == 0)).await;
+    }
+
+    /// KILL: pauses, closes all servers and tells all clients to go.
+    ///
+    /// Errors: all are paused already.
+    pub fn kill(&self, database: Option<&DatabaseName>) -> Result<(), OrderError> {
+        if database.is_none() && self.is_paused(None) {
+            return Err(OrderError::AlreadyPaused);
+        }
+        self.pause(database)?;
+        self.drop_members(&self.of(database));
+        Ok(())
+    }
+
+    /// Closes what is idle, and what is not by telling its client to go.
+    fn drop_members(&self, pools: &[Arc<Pool<C>>]) {
+        self.renew(pools);
+        for pool in pools {
+            pool.kill();
+            self.setup.roster.disconnect_database(&pool.key.database, Disconnect::DatabaseRemoved);
+        }
+    }
+
+    /// SHUTDOWN WAIT_FOR_SERVERS: from now on nobody is given a server, and who waits for one is told.
+    /// [`Pools::idle`] says when the last is given back.
+    pub fn drain(&self) {
+        self.alarm.drain();
+        self.paused.store(true, Ordering::SeqCst);
+        self.apply_flow(None);
+        for pool in self.all() {
+            pool.dismiss(&Refusal::ShuttingDown);
+        }
+    }
+
+    /// Another configuration is in force (it has been stored already); `plan` says what differs.
+    pub fn reload(&self, plan: &ReloadPlan) {
+        let config = self.setup.config.load_full();
+        // Collected first: a raised limit opens servers, which must not happen under the map's lock.
+        let databases: Vec<_> =
+            self.databases.iter().map(|it| (it.key().clone(), Arc::clone(&it.connections))).collect();
+        for (name, limit) in databases {
+            limit.set_max(config.max_db_connections(&name));
+        }
+        let users: Vec<_> = self.users.iter().map(|it| (it.key().clone(), Arc::clone(it.value()))).collect();
+        for (name, limit) in users {
+            limit.set_max(config.max_user_connections(&name));
+        }
+        let all = self.all();
+        for pool in &all {
+            pool.configure(config.pool_settings(&pool.key));
+        }
+        let change = |pool: &Pool<C>| match plan.databases.get(&pool.key.database) {
+            Some(change) => Some(*change),
+            None if config.databases.contains_key(&pool.key.database) => None,
+            None => plan.any_database,
+        };
+        let is = |wanted: Change| all.iter().filter(move |pool| change(pool) == Some(wanted)).cloned();
+        let removed: Vec<_> = is(Change::Removed).collect();
+        for pool in &removed {
+            tracing::warn!(database = %pool.key.database, "dropping database as it does not exist anymore");
+        }
+        self.drop_members(&removed);
+        let recycled: Vec<_> = if plan.server_tls() { all.clone() } else { is(Change::Recycle).collect() };
+        self.renew(&recycled);
+    }
+}
