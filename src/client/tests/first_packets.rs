@@ -362,3 +362,65 @@ async fn a_handshake_that_fails_ends_the_connection() {
     let ((), outcome) = tokio::join!(client, serve(&lobby, near));
     assert!(matches!(outcome, Err(End::Tls(_))), "{outcome:?}");
 }
+
+#[tokio::test]
+async fn a_handshake_that_stands_still_ends_with_the_login_timeout() {
+    let (lobby, _, _dir) = with_tls(SslMode::Require);
+    let mut config = Config::clone(&lobby.config.load());
+    config.settings.client_login_timeout = Duration::from_millis(200);
+    lobby.config.store(Arc::new(config));
+    let (near, far) = tcp().await;
+    let mut client = Client::new(far);
+    let client = async {
+        assert_eq!(client.ssl_request().await, b'S');
+        client.rest().await
+    };
+    let (rest, outcome) = tokio::join!(client, serve(&lobby, near));
+    assert!(rest.is_empty(), "half a handshake leaves nothing to say it in");
+    assert_eq!(refusal(outcome), Refusal::LoginTimeout);
+}
+
+#[tokio::test]
+async fn a_certificate_logs_in_as_whom_it_names() {
+    let (lobby, connecting, dir) = with_tls(SslMode::Require);
+    drop(connecting);
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "plain");
+    let certificate = params.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
+    let (cert_file, key_file) = (dir.path().join("plain.pem"), dir.path().join("plain-key.pem"));
+    std::fs::write(&cert_file, certificate.pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+
+    let mut config = Config::clone(&lobby.config.load());
+    config.settings.auth_type = AuthType::Cert;
+    config.settings.client_tls_sslmode = SslMode::VerifyFull;
+    config.settings.client_tls_ca_file = Some(ca_file);
+    let mut connecting = config.settings.clone();
+    connecting.client_tls_sslmode = SslMode::Disable;
+    connecting.server_tls_sslmode = SslMode::Require;
+    connecting.server_tls_cert_file = Some(cert_file);
+    connecting.server_tls_key_file = Some(key_file);
+    let client_side = Arc::new(Tls::of(&connecting).unwrap());
+    let lobby = super::fixture::lobby(config);
+
+    let refused_as = Some("certificate authentication failed");
+    for (user, expected) in [("plain", None), ("md5", refused_as), ("nobody", refused_as)] {
+        let (near, far) = tcp().await;
+        let client = async {
+            let mut client = Client::new(far);
+            assert_eq!(client.ssl_request().await, b'S');
+            let stream = lobby.handshakes.connect(client.stream, Arc::clone(&client_side), "localhost").await;
+            Client::new(stream.unwrap()).log_in(&[("user", user), ("database", "d")], "").await
+        };
+        let (seen, outcome) = tokio::join!(client, serve(&lobby, near));
+        assert_eq!(refused(&seen).map(|it| it.1), expected, "{user}: {outcome:?}");
+    }
+    let (seen, _) = log_in(&lobby, &[("user", "plain"), ("database", "d")], "").await;
+    assert_eq!(refused(&seen).map(|it| it.1), refused_as, "no certificate over a unix socket");
+}
