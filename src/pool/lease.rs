@@ -19,7 +19,7 @@ use super::{Pool, Tracked};
 use crate::ids::WorkerId;
 use crate::server::ServerConn;
 use crate::session::verdict::Done;
-use crate::stats::{ServerEntry, ServerSeat};
+use crate::stats::{ServerEntry, ServerSeat, server_event};
 
 /// A server as its pool keeps it.
 pub(super) struct Member<C: Connection> {
@@ -99,17 +99,14 @@ impl<C: Connection> Member<C> {
         tracked.show(&self.entry);
     }
 
-    /// Closes the connection. What is returned is dropped once the seat is free, and under no lock.
-    pub(super) fn close(self, reason: &str, now: Instant) -> Permit {
-        let connected = &self.entry.connected;
+    /// Says in the log why it is being closed.
+    pub(super) fn log(&self, reason: &str, now: Instant) {
         let age = now.saturating_duration_since(self.born).as_secs();
-        tracing::info!(
-            server = %connected.id,
-            database = %connected.pool.database,
-            user = %connected.pool.user,
-            peer = %connected.peer,
-            "closing because: {reason} (age={age}s)"
-        );
+        server_event!(info, self.entry, "closing because: {reason} (age={age}s)");
+    }
+
+    /// Closes the connection. What is returned is to be dropped once the seat is free, and under no lock.
+    pub(super) fn close(self) -> Permit {
         if let Some(conn) = self.conn {
             conn.close();
         }

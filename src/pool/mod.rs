@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::config::PoolSettings;
 use crate::ids::{ClientId, PoolKey, WorkerId};
 use crate::session::params::Values;
-use crate::stats::{PoolStats, Roster, ServerEntry, ServerState};
+use crate::stats::{PoolStats, ServerEntry, ServerState};
 
 mod alarm;
 mod caller;
@@ -27,6 +27,8 @@ pub mod limits;
 mod pools;
 mod postgres;
 pub mod schedule;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use alarm::Alarm;
@@ -36,7 +38,6 @@ pub use lease::{Busy, Idle, Lease, Resetting};
 use lease::{Given, Member};
 use limits::{Contender, Limit, Permit, Slot};
 pub use pools::{DatabaseView, OrderError, PoolClient, Pools, PoolsSetup};
-pub use postgres::Cleaning;
 use schedule::{Closing, Counts, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
 pub use upkeep::UPKEEP_PERIOD;
 
@@ -58,10 +59,9 @@ pub struct Pool<C: Connection> {
     /// `max_user_connections`.
     user: Arc<Limit>,
     stats: Arc<PoolStats>,
-    roster: Arc<Roster>,
     /// What clients are told of the servers' settings; none before the first server was opened.
     welcome: ArcSwapOption<Values>,
-    opener: Arc<dyn Opener<C>>,
+    setup: Arc<PoolsSetup<C>>,
     alarm: Arc<Alarm<C>>,
     clients: AtomicUsize,
     /// Since when upkeep has found neither clients nor servers.
@@ -234,8 +234,16 @@ impl<C: Connection> Pool<C> {
         }
     }
 
+    /// Closes a connection. What is returned is to be dropped once the seat is free, and under no lock.
+    fn dispose(&self, member: Member<C>, reason: &str) -> Permit {
+        if self.setup.config.load().settings.log_disconnections {
+            member.log(reason, Instant::now());
+        }
+        member.close()
+    }
+
     fn close(&self, seat: Seat, member: Box<Member<C>>, reason: &str) {
-        let permit = member.close(reason, Instant::now());
+        let permit = self.dispose(*member, reason);
         self.lock().gone(seat);
         self.changed();
         drop(permit);
@@ -286,7 +294,7 @@ impl<C: Connection> Pool<C> {
     fn open(&self, opening: Opening, permit: Permit) {
         let Some(pool) = self.me.upgrade() else { return };
         let task = OpenTask { pool, opening, begun: Instant::now(), permit: Some(permit) };
-        self.opener.open(opening.worker, task);
+        self.setup.opener.open(opening.worker, task);
     }
 
     /// Nobody gets anything any more: all waiters are told, idle servers are closed.
@@ -353,7 +361,7 @@ impl<C: Connection> Contender for Pool<C> {
 
     fn evict(&self, limit: &Arc<Limit>) -> Option<Slot> {
         let Closing { seat, server, reason } = self.lock().evict()?;
-        let permit = server.close(&reason.to_string(), Instant::now());
+        let permit = self.dispose(*server, &reason.to_string());
         self.lock().gone(seat);
         self.changed();
         permit.into_slot(limit)
@@ -398,7 +406,7 @@ impl<C: Connection> OpenTask<C> {
                 None => pool.welcome.store(Some(conn.reported())),
             }
         }
-        let entry = pool.roster.server(conn.connected(&pool.key), self.begun);
+        let entry = pool.setup.roster.server(conn.connected(&pool.key), self.begun);
         entry.set_pid(conn.backend());
         let given = Given { permit, entry, born: self.begun, generation };
         let mut member = Member::new(&pool.me, seat, conn, given);

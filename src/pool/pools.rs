@@ -37,7 +37,7 @@ pub struct PoolsSetup<C: Connection> {
 
 /// All pools.
 pub struct Pools<C: Connection = ServerConn> {
-    pub(super) setup: PoolsSetup<C>,
+    pub(super) setup: Arc<PoolsSetup<C>>,
     pub(super) pools: DashMap<PoolKey, Arc<Pool<C>>>,
     pub(super) databases: DashMap<DatabaseName, Arc<DatabaseControl>>,
     users: DashMap<UserName, Arc<Limit>>,
@@ -105,7 +105,7 @@ impl<C: Connection> Pools<C> {
     /// None yet.
     pub fn new(setup: PoolsSetup<C>) -> Arc<Self> {
         Arc::new(Self {
-            setup,
+            setup: Arc::new(setup),
             pools: DashMap::new(),
             databases: DashMap::new(),
             users: DashMap::new(),
@@ -144,9 +144,8 @@ impl<C: Connection> Pools<C> {
             database,
             user,
             stats: Arc::new(PoolStats::new(self.setup.workers, Instant::now())),
-            roster: Arc::clone(&self.setup.roster),
             welcome: ArcSwapOption::empty(),
-            opener: Arc::clone(&self.setup.opener),
+            setup: Arc::clone(&self.setup),
             alarm: Arc::clone(&self.alarm),
             clients: 0.into(),
             unused_since: Mutex::new(None),

@@ -3,14 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::connection::{Connection, OpenError};
 use super::lease::{Lease, Resetting};
 use super::schedule::OpenFailure;
 use crate::ids::{PoolKey, WorkerId};
 use crate::net;
-use crate::server::{CancelRoute, ConnectError, QueryError, ServerConn, query};
+use crate::server::{CancelRoute, ConnectError, QueryError, ServerConn, reset};
 use crate::session::params::Values;
 use crate::stats::{Address, Replication, ServerConnected};
 use crate::wire::SqlState;
@@ -81,28 +81,25 @@ impl From<ConnectError> for OpenError {
 }
 
 impl Lease<Resetting> {
-    /// Cleans the server with `sql` and gives it back; closes it where that fails. `all`: the query is
-    /// `server_reset_query`. Zero `limit`: none. Not cancel safe: dropping it closes the connection.
-    pub async fn clean(self, sql: &str, scope: Cleaning, limit: Duration) {
-        let run = async |conn| query::run(conn, sql, limit).await.map(|conn| (conn, ()));
-        let home = self.home;
-        let cleaned: Result<(Self, ()), QueryError> = self.converse(run).await;
-        // A failure has been logged and the connection closed.
-        if let Ok((mut lease, ())) = cleaned {
-            lease.session.on_cleaned(scope == Cleaning::Everything);
-            lease.pool().stats().cell(home).reset();
-            lease.cleaned().give_back(std::time::Instant::now());
+    /// Runs `server_reset_query`, then gives the server back; closes it where that fails. Zero `limit`: none. Not
+    /// cancel safe: dropping it closes the connection.
+    pub async fn reset(self, sql: &str, limit: Duration) {
+        self.give_back_after(async |conn| reset::reset(conn, sql, limit).await).await;
+    }
+
+    /// Removes what the last client left behind and nothing else; otherwise as [`Lease::reset`].
+    pub async fn clean(self, limit: Duration) {
+        self.give_back_after(async |conn| reset::clean(conn, limit).await).await;
+    }
+
+    async fn give_back_after(self, clean: impl AsyncFnOnce(ServerConn) -> Result<ServerConn, QueryError>) {
+        let cleaned = self.converse(async |conn| clean(conn).await.map(|conn| (conn, ()))).await;
+        // A failure has closed the connection and said so in the log.
+        if let Ok((lease, ())) = cleaned {
+            lease.pool().stats().cell(lease.home).reset();
+            lease.cleaned().give_back(Instant::now());
         }
     }
-}
-
-/// What a query cleans.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cleaning {
-    /// What was found to be left: [`crate::sql::residue::Residue::cleaning`].
-    Residue,
-    /// All there may be: `server_reset_query`.
-    Everything,
 }
 
 /// The roster's form of an address. The port of a unix socket is in its name.

@@ -11,6 +11,12 @@ impl Done {
     pub(super) fn witnessed() -> Self {
         Self(())
     }
+
+    /// For tests of pools, which have no relay.
+    #[cfg(test)]
+    pub(crate) fn assumed() -> Self {
+        Self(())
+    }
 }
 
 /// What is to become of a server.
