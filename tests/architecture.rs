@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 /// Modules from the lowest to the highest: each may use those before it, and itself.
 const ORDER: &[&str] = &[
-    "ids", "wire", "config", "stats", "prepared", "session", "auth", // pure
+    "ids", "wire", "sql", "config", "stats", "prepared", "session", "auth", // pure
     "net", "server", "pool", "cancel", "client", "admin", "handover", "app", "cli",
 ];
 
 /// The first modules of [`ORDER`] have no sockets, tasks, clock or randomness of their own.
-const PURE: usize = 7;
+const PURE: usize = 8;
 
 /// What a pure module may not name.
 const IMPURE_NAMES: &[&str] = &[

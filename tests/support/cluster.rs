@@ -130,6 +130,17 @@ impl Cluster {
         &self.directory
     }
 
+    /// All it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// Server connections of this `application_name`, or of this user, that exist right now.
+    pub fn connections(&self, condition: &str) -> u64 {
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {condition}");
+        self.execute(&sql).parse().expect("a count")
+    }
+
     /// A connection straight to it.
     pub fn connect(&self, database: &str, user: &str) -> Raw {
         Raw::connect(("127.0.0.1", self.port), database, user)

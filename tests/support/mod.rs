@@ -13,6 +13,17 @@ pub mod raw;
 
 use std::time::{Duration, Instant};
 
+/// What nearly every test uses.
+pub mod prelude {
+    pub use super::cluster::Cluster;
+    pub use super::message::*;
+    pub use super::pooler::{Pooler, Setup};
+    pub use super::raw::Raw;
+    pub use super::{Random, eventually};
+    pub use rustix::process::Signal;
+    pub use std::time::{Duration, Instant};
+}
+
 /// How long anything in a test may take before it counts as hanging. Long, for slow and busy machines: no test waits
 /// for it to pass.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -27,6 +27,8 @@ enum Pipe {
 pub struct Raw {
     pipe: Pipe,
     received: Vec<u8>,
+    /// How much of `received` has been taken out of it.
+    taken: usize,
     /// What the server reported about itself, as of the last message read.
     pub parameters: BTreeMap<String, String>,
     /// The process id of its BackendKeyData.
@@ -50,7 +52,14 @@ impl Raw {
     }
 
     fn over(pipe: Pipe) -> Self {
-        let raw = Self { pipe, received: Vec::new(), parameters: BTreeMap::new(), pid: 0, key: Vec::new() };
+        let raw = Self {
+            pipe,
+            received: Vec::new(),
+            taken: 0,
+            parameters: BTreeMap::new(),
+            pid: 0,
+            key: Vec::new(),
+        };
         raw.set_timeout(PATIENCE);
         if let Pipe::Tcp(stream) = &raw.pipe {
             stream.set_nodelay(true).expect("a fresh socket takes options");
@@ -160,29 +169,32 @@ impl Raw {
 
     /// Whatever has arrived next, appended to what was received; 0 at the end of the stream.
     fn receive(&mut self) -> std::io::Result<usize> {
-        let mut piece = vec![0; 64 << 10];
+        const PIECE: usize = 64 << 10;
+        self.received.drain(..std::mem::take(&mut self.taken));
+        let full = self.received.len();
+        self.received.resize(full + PIECE, 0);
+        let piece = &mut self.received[full..];
         let count = match &mut self.pipe {
-            Pipe::Tcp(stream) => stream.read(&mut piece),
-            Pipe::Unix(stream) => stream.read(&mut piece),
-            Pipe::Tls(stream) => stream.read(&mut piece),
+            Pipe::Tcp(stream) => stream.read(piece),
+            Pipe::Unix(stream) => stream.read(piece),
+            Pipe::Tls(stream) => stream.read(piece),
         };
-        let count = match count {
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => 0,
-            other => other?,
-        };
-        self.received.extend_from_slice(&piece[..count]);
-        Ok(count)
+        self.received.truncate(full + *count.as_ref().unwrap_or(&0));
+        match count {
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                Ok(0)
+            }
+            other => other,
+        }
     }
 
     fn complete_message(&mut self) -> Option<Message> {
-        let [tag, a, b, c, d, ..] = self.received[..] else { return None };
+        let waiting = &self.received[self.taken..];
+        let [tag, a, b, c, d, ..] = *waiting else { return None };
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        assert!((4..1 << 30).contains(&length), "not a message: {:?}", &self.received[..5]);
-        if self.received.len() <= length {
-            return None;
-        }
-        let rest = self.received.split_off(1 + length);
-        let body = std::mem::replace(&mut self.received, rest).split_off(5);
+        assert!((4..1 << 30).contains(&length), "not a message: {:?}", &waiting[..5]);
+        let body = waiting.get(5..=length)?.to_vec();
+        self.taken += 1 + length;
         let message = Message { tag, body };
         match tag {
             b'S' => {
@@ -209,7 +221,9 @@ impl Raw {
             match self.receive() {
                 Ok(0) => return None,
                 Ok(_) => {}
-                Err(error) => panic!("no answer: {error}; received so far: {:?}", self.received),
+                Err(error) => {
+                    panic!("no answer: {error}; received so far: {:?}", &self.received[self.taken..])
+                }
             }
         }
     }
@@ -247,7 +261,7 @@ impl Raw {
 
     /// Says whether nothing arrives for so long.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
-        if !self.received.is_empty() {
+        if self.received.len() > self.taken {
             return false;
         }
         self.set_timeout(time);
@@ -259,12 +273,13 @@ impl Raw {
     /// One byte that is no message, such as the answer to an SSLRequest; `None` at the end of the stream.
     #[track_caller]
     pub fn byte(&mut self) -> Option<u8> {
-        while self.received.is_empty() {
+        while self.received.len() == self.taken {
             if self.receive().expect("an answer comes") == 0 {
                 return None;
             }
         }
-        Some(self.received.remove(0))
+        self.taken += 1;
+        Some(self.received[self.taken - 1])
     }
 
     /// Runs a simple query.
@@ -323,6 +338,12 @@ impl Raw {
     pub fn shrink_receive_buffer(&self) {
         let stream = self.socket().expect("a TCP connection");
         socket2::SockRef::from(stream).set_recv_buffer_size(4096).expect("a socket takes options");
+    }
+
+    /// Undoes [`Raw::shrink_receive_buffer`], for whoever wants to read much after all.
+    pub fn grow_receive_buffer(&self) {
+        let stream = self.socket().expect("a TCP connection");
+        socket2::SockRef::from(stream).set_recv_buffer_size(4 << 20).expect("a socket takes options");
     }
 
     /// A second handle on the socket, for sending from another thread.
