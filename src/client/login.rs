@@ -198,6 +198,16 @@ impl LoggedIn {
         Ok(Welcomed { stream, input, seat: self.seat })
     }
 
+    /// Sends AuthenticationOk alone: the console itself says the rest. Not cancel safe.
+    ///
+    /// Errors: the client is gone.
+    pub async fn greet(mut self) -> Result<Welcomed, End> {
+        encode::authentication_ok(self.line.output());
+        self.line.flush().await?;
+        let (stream, input) = self.line.into_parts().ok_or(End::Eof)?;
+        Ok(Welcomed { stream, input, seat: self.seat })
+    }
+
     /// Turns the client away after all: its pool has no server to welcome it with.
     pub async fn refuse(self, refusal: Refusal) -> End {
         let end = End::Refused(refusal);

@@ -1,18 +1,24 @@
 //! One client: start-up, login, conversation.
 
 pub mod accept;
+mod alarm;
 pub mod census;
+pub mod cleaning;
+pub mod drive;
 mod line;
 pub mod login;
+pub mod patience;
 pub mod refusal;
 pub mod secrets;
 pub mod startup;
+mod worker;
 
 pub use accept::{Arrival, Caller, accept};
 pub use census::{Census, Limit, Seat};
 pub use line::{End, Line};
 pub use login::{Admitted, House, Lobby, LoggedIn, Welcome, Welcomed, login, stored_credentials};
 pub use refusal::Refusal;
+pub use worker::Worker;
 
 #[cfg(test)]
 mod tests;

@@ -43,11 +43,13 @@ pub struct AuthQuery {
 pub type Found = Option<crate::config::Secret>;
 
 /// Why a query found nothing out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum AuthQueryError {
     /// No server to ask; the client gets this report, which is the server's own or the pool's.
+    #[error("{}", .0.message)]
     Unavailable(Box<Report>),
     /// The query is wrong, or its result; the text is for the log.
+    #[error("{0}")]
     Failed(String),
 }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::connection::{Connection, Refusal};
 use super::lease::{Busy, Lease, Member};
-use super::schedule::{Checkout, Seat, WaitTicket};
+use super::schedule::{Asker, Checkout, Seat, WaitTicket};
 use super::{Pool, Tracked};
 use crate::ids::{ClientId, WorkerId};
 use crate::stats::{ClientEntry, ClientState};
@@ -48,18 +48,28 @@ pub(super) struct Link<C: Connection> {
 pub enum Cancel<C: Connection> {
     /// The client was waiting for a server; it has left the queue.
     LeftQueue,
-    /// To be sent to the server, which is kept from other clients until this is dropped.
+    /// To be sent to the server, which is kept from other clients until this has ended.
     Send(Hold<C>),
     /// There is nothing to cancel.
     Nothing,
 }
 
 /// Keeps a server from being reused while a cancel request is on its way to it.
-#[must_use = "dropping it allows the server to be reused"]
+///
+/// Dropping it says that nobody knows what has become of the request: the server will be closed instead of reused.
+#[must_use = "dropping it costs the server"]
 pub struct Hold<C: Connection> {
     link: Arc<Link<C>>,
     pool: Arc<Pool<C>>,
     seat: Seat,
+    outcome: Request,
+}
+
+/// What is known of a cancel request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Unknown,
+    Ended,
 }
 
 impl<C: Connection> Hold<C> {
@@ -72,12 +82,23 @@ impl<C: Connection> Hold<C> {
     pub fn pool(&self) -> &Arc<Pool<C>> {
         &self.pool
     }
+
+    /// The request was never sent, or has certainly had its effect: the server may be reused.
+    pub fn ended(mut self) {
+        self.outcome = Request::Ended;
+    }
 }
 
 impl<C: Connection> Drop for Hold<C> {
     fn drop(&mut self) {
         let now = Instant::now();
-        let release = self.pool.lock().unhold(self.seat, now);
+        let release = {
+            let mut schedule = self.pool.lock();
+            if self.outcome == Request::Unknown {
+                schedule.condemn(self.seat);
+            }
+            schedule.unhold(self.seat, now)
+        };
         if let Some(release) = release {
             self.pool.settle(release, now);
         }
@@ -117,7 +138,8 @@ impl<C: Connection> Caller<C> {
                 if !pool.lock().hold(*seat) {
                     return Cancel::Nothing;
                 }
-                Cancel::Send(Hold { link: Arc::clone(link), pool, seat: *seat })
+                let (link, seat) = (Arc::clone(link), *seat);
+                Cancel::Send(Hold { link, pool, seat, outcome: Request::Unknown })
             }
             Doing::Waiting { .. } | Doing::Granted { .. } => {
                 let old = std::mem::replace(&mut *doing, Doing::Refused(Refusal::Canceled));
@@ -263,8 +285,8 @@ impl<C: Connection> Claim<C> {
         let caller = &self.0;
         let mut doing = caller.doing.lock();
         debug_assert!(matches!(*doing, Doing::Nothing), "one server at a time");
-        let fit = |member: &Box<Member<C>>| member.is_silent();
-        let answer = pool.lock().checkout(caller.id(), caller.worker(), now, fit, || Arc::clone(caller));
+        let asker = Asker { client: caller.id(), worker: caller.worker() };
+        let answer = pool.lock().checkout(asker, now, |member| member.is_silent(), || Arc::clone(caller));
         match answer {
             Checkout::Granted { seat, server } => {
                 *doing = Doing::Linked { link: server.link(), seat, query: Query::OfClient };

@@ -240,7 +240,7 @@ impl<State, C: Connection> Lease<State, C> {
     fn end(&mut self, reason: &str) {
         self.unlink();
         if let Some(member) = self.member.take() {
-            self.pool.close(self.seat, member, reason);
+            self.pool.close(self.seat, *member, reason);
             self.pool.serve_demand(Instant::now());
         }
     }

@@ -210,17 +210,9 @@ mod tests {
     #[test]
     fn a_limit_is_never_exceeded() {
         let limit = Limit::new(3);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..500 {
-                        let slot = limit.take();
-                        assert!(limit.used() <= 3);
-                        drop(slot);
-                    }
-                });
-            }
-        });
+        let work =
+            || (0..500).for_each(|_| drop(limit.take().map(|slot| (assert!(limit.used() <= 3), slot))));
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
         assert_eq!(limit.used(), 0);
     }
 

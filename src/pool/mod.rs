@@ -166,7 +166,7 @@ impl<C: Connection> Pool<C> {
     /// A server comes back fit for the next client. It is heard, and watched from then on.
     fn take_back(&self, seat: Seat, mut member: Box<Member<C>>, now: Instant) {
         if let Err(reason) = member.watch() {
-            self.close(seat, member, &reason);
+            self.close(seat, *member, &reason);
             return self.serve_demand(now);
         }
         // Before others can see it: whoever gets it next shows so.
@@ -242,8 +242,8 @@ impl<C: Connection> Pool<C> {
         member.close()
     }
 
-    fn close(&self, seat: Seat, member: Box<Member<C>>, reason: &str) {
-        let permit = self.dispose(*member, reason);
+    fn close(&self, seat: Seat, member: Member<C>, reason: &str) {
+        let permit = self.dispose(member, reason);
         self.lock().gone(seat);
         self.changed();
         drop(permit);
@@ -251,7 +251,7 @@ impl<C: Connection> Pool<C> {
 
     fn close_all(&self, closing: impl IntoIterator<Item = Closing<Box<Member<C>>>>) {
         for Closing { seat, server, reason } in closing {
-            self.close(seat, server, &reason.to_string());
+            self.close(seat, *server, &reason.to_string());
         }
     }
 
@@ -419,7 +419,7 @@ impl<C: Connection> OpenTask<C> {
                 pool.serve_demand(now);
             }
             Err(reason) => {
-                pool.close(seat, member, &reason);
+                pool.close(seat, *member, &reason);
                 pool.serve_demand(now);
             }
         }

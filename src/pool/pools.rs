@@ -53,10 +53,11 @@ pub(super) struct DatabaseControl {
 }
 
 impl DatabaseControl {
-    /// Whether nothing would be lost by making it anew.
-    pub(super) fn is_plain(&self) -> bool {
+    /// Whether nobody has it, so that nothing is lost by making it anew. To be asked under the map's lock.
+    pub(super) fn is_forgettable(self: &Arc<Self>) -> bool {
         let marked = self.paused.load(Ordering::SeqCst) || self.disabled.load(Ordering::SeqCst);
-        !marked && self.connections.used() == 0
+        // A pool that is just being made has the limit already.
+        !marked && Arc::strong_count(self) == 1 && Arc::strong_count(&self.connections) == 1
     }
 }
 

@@ -38,11 +38,11 @@ impl Connection for ServerConn {
     }
 
     fn reported(&self) -> Arc<Values> {
-        Arc::clone(&self.session.parameters.reported)
+        self.session.as_ref().map(|it| Arc::clone(&it.parameters.reported)).unwrap_or_default()
     }
 
     fn share_reported(&mut self, same: Arc<Values>) {
-        self.session.parameters.reported = same;
+        self.session().parameters.reported = same;
     }
 
     fn home(&self) -> WorkerId {
@@ -112,6 +112,122 @@ fn shown(address: net::Address, endpoint: &net::Endpoint) -> Address {
                 net::Endpoint::Tcp(address) => Some(address.port()),
             };
             Address::Unix { pid: u32::try_from(pid).unwrap_or(0), port: port.unwrap_or(0) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use arc_swap::ArcSwap;
+    use parking_lot::Mutex;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::config::{Config, Database};
+    use crate::ids::{ClientId, ServerId};
+    use crate::net::{Endpoint, Stream};
+    use crate::pool::{Answer, Claim, OpenTask, Opener, Pools, PoolsSetup};
+    use crate::session::server::Server;
+    use crate::session::verdict::Done;
+    use crate::stats::{ClientConnected, Roster};
+
+    /// Opens servers over pairs of sockets, and keeps the other ends.
+    #[derive(Default)]
+    struct Pairs {
+        ends: Mutex<Vec<Stream>>,
+        next: AtomicU64,
+    }
+
+    impl Opener<ServerConn> for Pairs {
+        fn open(&self, worker: Option<WorkerId>, task: OpenTask<ServerConn>) {
+            let (stream, end) = Stream::pair().unwrap();
+            self.ends.lock().push(end);
+            let address = net::Address::Unix { pid: 0, uid: 0 };
+            let conn = ServerConn {
+                id: ServerId(self.next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)),
+                stream,
+                session: Some(Box::new(Server::new(Arc::default()))),
+                key: None,
+                endpoint: Endpoint::Unix("/run/.s.PGSQL.5432".into()),
+                peer: address,
+                local: address,
+                tls: None,
+                host: String::new(),
+                created: Instant::now(),
+                last_used: Instant::now(),
+                home: worker.unwrap_or(WorkerId(0)),
+            };
+            task.opened(conn, Instant::now());
+        }
+    }
+
+    /// An idle server in a pool, and its other end.
+    async fn idle_server() -> (Arc<Pools>, Arc<Roster>, Stream) {
+        let opener = Arc::new(Pairs::default());
+        let roster = Roster::new(Instant::now(), std::time::SystemTime::now());
+        let mut config = Config::default();
+        config.settings.default_pool_size = 1;
+        config.databases.insert("a".into(), Database::default());
+        let pools = Pools::new(PoolsSetup {
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            roster: Arc::clone(&roster),
+            opener: Arc::clone(&opener) as Arc<dyn Opener<ServerConn>>,
+            workers: 1,
+        });
+        let peer = Address::Unix { pid: 0, port: 6432 };
+        let connected = ClientConnected { id: ClientId(1), worker: WorkerId(0), local: peer.clone(), peer };
+        let seat = roster.client(connected, Instant::now());
+        let claim = Claim::new(Arc::clone(seat.entry()));
+        let pool = pools.enter(&PoolKey { database: "a".into(), user: "u".into() });
+        let lease = match claim.checkout(&pool, Instant::now()) {
+            Answer::Waiting => claim.granted().await.unwrap(),
+            _ => panic!("there was no server yet"),
+        };
+        lease.done(Done::assumed()).give_back(Instant::now());
+        let end = opener.ends.lock().pop().unwrap();
+        (pools, roster, end)
+    }
+
+    /// Looks after the pools until `done`.
+    async fn tend_until(pools: &Pools, done: impl Fn() -> bool) {
+        let watch = async {
+            while !done() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = pools.tend() => {}
+            () = watch => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn the_reactor_tells_when_an_idle_server_closes_the_connection() {
+        let (pools, roster, end) = idle_server().await;
+        assert_eq!(roster.server_count(), 1);
+        drop(end);
+        tend_until(&pools, || roster.server_count() == 0).await;
+    }
+
+    #[tokio::test]
+    async fn an_idle_server_that_says_what_belongs_to_a_query_is_closed() {
+        let (pools, roster, mut end) = idle_server().await;
+        end.write_all(b"Z\0\0\0\x05I").await.unwrap();
+        tend_until(&pools, || roster.server_count() == 0).await;
+    }
+
+    #[test]
+    fn a_server_that_starts_up_may_be_waited_for() {
+        use crate::wire::Report;
+        let rejected = |sqlstate| ConnectError::Rejected(Box::new(Report::fatal(sqlstate, "no")));
+        for (error, kind) in [
+            (rejected(SqlState::CANNOT_CONNECT_NOW), OpenFailure::Unreachable),
+            (rejected(SqlState::INVALID_AUTHORIZATION), OpenFailure::Refused),
+            (ConnectError::Timeout, OpenFailure::Unreachable),
+        ] {
+            assert_eq!(OpenError::from(error).kind, kind);
         }
     }
 }

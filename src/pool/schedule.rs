@@ -18,7 +18,7 @@ mod slots;
 mod tests;
 mod waiters;
 
-pub use answer::{Checkout, CloseReason, Closing, Flow, OpenFailure, Opening, Release};
+pub use answer::{Asker, Checkout, CloseReason, Closing, Flow, OpenFailure, Opening, Release};
 pub use slots::{Counts, Seat};
 use slots::{Slot, Slots, State};
 use waiters::Waiters;
@@ -71,12 +71,12 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
     /// to reach the client if it must wait.
     pub fn checkout(
         &mut self,
-        client: ClientId,
-        worker: WorkerId,
+        asker: Asker,
         now: Instant,
         fit: impl Fn(&S) -> bool,
         waiter: impl FnOnce() -> W,
     ) -> Checkout<S, E> {
+        let Asker { client, worker } = asker;
         if self.flow == Flow::Running {
             if let Some(seat) = self.pick_idle(worker, fit)
                 && let Some(server) = self.lease(seat, client, now)
@@ -272,6 +272,16 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         match self.slots.change(seat, State::Resetting)? {
             State::Held(server) => Some(self.settle(seat, server, now)),
             _ => None,
+        }
+    }
+
+    /// The server is to be closed instead of being given to anybody else: it is not known what happens to it.
+    pub fn condemn(&mut self, seat: Seat) {
+        let obsolete = self.generation.wrapping_sub(1);
+        if let Some(slot) = self.slots.get_mut(seat)
+            && !matches!(slot.state, State::Idle(_))
+        {
+            slot.generation = obsolete;
         }
     }
 

@@ -366,8 +366,19 @@ fn a_server_is_not_reused_while_a_cancel_is_on_its_way() {
     second.waits();
     assert_eq!(second.pool.view(Instant::now()).servers.held, 1);
     assert!(matches!(first.claim.caller().cancel(), Cancel::Nothing), "its query has ended");
-    drop(hold);
+    hold.ended();
     drop(second.granted());
+}
+
+#[test]
+fn a_server_is_closed_if_nobody_knows_what_became_of_a_cancel() {
+    let world = world(|_| ());
+    let (first, lease) = world.served(1, "a");
+    let Cancel::Send(hold) = first.claim.caller().cancel() else { panic!("a query runs") };
+    let wire = Arc::clone(&lease.wire);
+    give_back(lease);
+    drop(hold);
+    assert!(wire.is_closed());
 }
 
 #[test]
@@ -377,7 +388,8 @@ fn a_cancel_passes_by_the_poolers_own_query() {
     lease.shield();
     assert!(matches!(first.claim.caller().cancel(), Cancel::Nothing));
     lease.unshield();
-    assert!(matches!(first.claim.caller().cancel(), Cancel::Send(_)));
+    let Cancel::Send(hold) = first.claim.caller().cancel() else { panic!("a query runs") };
+    hold.ended();
 }
 
 #[test]
@@ -634,6 +646,22 @@ fn an_unused_pool_is_removed() {
     assert!(world.pools.find(&key("a")).is_some());
     world.pools.upkeep(now + Duration::from_secs(5));
     assert!(world.pools.find(&key("a")).is_none());
+}
+
+#[test]
+fn a_database_of_the_wildcard_is_forgotten_with_its_last_pool() {
+    let world = world(|it| {
+        it.any_database = Some(Database::default());
+        it.settings.autodb_idle_timeout = Duration::from_secs(1);
+    });
+    let now = Instant::now();
+    drop(world.client(1, "other"));
+    drop(world.client(2, "a"));
+    let names = || world.pools.databases().into_iter().map(|it| it.name).collect::<Vec<_>>();
+    assert_eq!(names().len(), 2);
+    world.pools.upkeep(now);
+    world.pools.upkeep(now + Duration::from_secs(2));
+    assert_eq!(names(), ["a".into()]);
 }
 
 #[test]

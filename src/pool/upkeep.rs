@@ -90,17 +90,9 @@ impl<C: Connection> Pools<C> {
                 tracing::info!(
                     "cleaning up idle pool for user {user} on db {database} because: pool idle timeout (age= {age}s)"
                 );
-                self.forget_database(pool, automatic);
+                // A database without an entry of its own is known only while it has pools, or a mark of the console.
+                self.databases.remove_if(database, |_, control| automatic && control.is_forgettable());
             }
-        }
-    }
-
-    /// A database that has no entry of its own is known only while it has pools, or a mark from the console.
-    fn forget_database(&self, pool: &Pool<C>, automatic: bool) {
-        let database = &pool.key.database;
-        let in_use = || self.pools.iter().any(|it| it.key.database == *database);
-        if automatic && !in_use() {
-            self.databases.remove_if(database, |_, control| control.is_plain());
         }
     }
 }

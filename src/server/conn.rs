@@ -24,8 +24,8 @@ pub struct ServerConn {
     pub id: ServerId,
     /// The bytes, bound to the runtime of `home`.
     pub stream: Stream,
-    /// What must be known to understand what it says.
-    pub session: Box<Server>,
+    /// What must be known to understand what it says; `None` while a client's relay has it.
+    pub session: Option<Box<Server>>,
     /// For cancels; some servers give none.
     pub key: Option<CancelKey>,
     /// Where it was reached.
@@ -56,6 +56,11 @@ impl ServerConn {
         }
         let stream = self.stream.detach()?.attach()?;
         Ok(Self { stream, home: worker, ..self })
+    }
+
+    /// What must be known to understand what it says, where no client's relay has it.
+    pub fn session(&mut self) -> &mut Server {
+        self.session.get_or_insert_default()
     }
 
     /// How to cancel what runs here; `None` if the server gave no key.

@@ -162,7 +162,7 @@ impl Connector {
         let conn = ServerConn {
             id: self.ids.server(),
             stream,
-            session: Box::new(Server::new(reported)),
+            session: Some(Box::new(Server::new(reported))),
             key: welcome.key,
             endpoint,
             peer,

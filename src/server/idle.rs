@@ -41,7 +41,7 @@ impl ServerConn {
                 Poll::Pending => return Err(IdleError::Partial),
             };
             match message.decode()? {
-                Backend::ParameterStatus { name, value } => self.session.on_parameter_status(name, value),
+                Backend::ParameterStatus { name, value } => self.session().on_parameter_status(name, value),
                 Backend::NoticeResponse(_) | Backend::Other(NOTIFICATION_RESPONSE) => {
                     tracing::warn!(server = %self.id, "a notice or notification of an idle server is dropped");
                 }
@@ -49,5 +49,55 @@ impl ServerConn {
                 _ => return Err(IdleError::Unexpected(message.tag())),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::{Step, bytes, connected};
+    use crate::wire::{Report, SqlState, encode};
+
+    /// What a server is after it has said these bytes while idle.
+    async fn heard(said: Vec<u8>) -> (ServerConn, Result<(), IdleError>) {
+        let (mut conn, _server) = connected(vec![Step::Send(said), Step::AwaitEnd]).await;
+        conn.stream.readable().await;
+        let outcome = conn.hear_idle();
+        (conn, outcome)
+    }
+
+    #[tokio::test]
+    async fn settings_are_taken_in_and_notices_dropped() {
+        let said = bytes(|out| {
+            Report::notice("hello").encode(out);
+            encode::parameter_status(out, "TimeZone", "UTC");
+        });
+        let (mut conn, outcome) = heard(said).await;
+        outcome.expect("it is fit for clients");
+        assert_eq!(conn.session().parameters.reported.value("TimeZone"), Some("UTC"));
+    }
+
+    #[tokio::test]
+    async fn an_error_ends_it_and_says_why() {
+        let report = Report::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection");
+        let (_conn, outcome) = heard(bytes(|out| report.encode(out))).await;
+        let text = outcome.expect_err("it is gone").to_string();
+        assert_eq!(text, "idle server got dirty: terminating connection");
+    }
+
+    #[tokio::test]
+    async fn half_a_message_and_an_answer_nobody_asked_for_end_it() {
+        let (_conn, outcome) = heard(vec![b'S', 0, 0]).await;
+        assert!(matches!(outcome, Err(IdleError::Partial)), "{outcome:?}");
+        let (_conn, outcome) = heard(bytes(|out| encode::command_complete(out, "SELECT 1"))).await;
+        assert!(matches!(outcome, Err(IdleError::Unexpected(b'C'))), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_connection_ends_it() {
+        let (mut conn, _server) = connected(vec![]).await;
+        conn.stream.readable().await;
+        let outcome = conn.hear_idle();
+        assert!(matches!(outcome, Err(IdleError::Conversation(InboxError::Closed))), "{outcome:?}");
     }
 }

@@ -157,7 +157,7 @@ async fn read_answer(conn: &mut ServerConn, outcome: &mut Outcome) -> Result<(),
     while !is_ready || !inbox.is_empty() {
         let message = inbox.next(&mut conn.stream).await?;
         match message.decode()? {
-            Backend::ParameterStatus { name, value } => conn.session.on_parameter_status(name, value),
+            Backend::ParameterStatus { name, value } => conn.session().on_parameter_status(name, value),
             Backend::NoticeResponse(_) | Backend::Other(NOTIFICATION_RESPONSE) => {}
             _ if is_ready => return Err(QueryError::NotDrained),
             Backend::ReadyForQuery(TxStatus::Idle) => is_ready = true,

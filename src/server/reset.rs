@@ -13,10 +13,10 @@ pub async fn reset(mut conn: ServerConn, sql: &str, limit: Duration) -> Result<S
     let discards_all = is_discard_all(sql);
     conn = query::run(conn, sql, limit).await?;
     // Statements that a client prepared by SQL would make it uncertain which of ours are left.
-    if !discards_all && conn.session.residue().contains(Residue::PREPARED) {
+    if !discards_all && conn.session().residue().contains(Residue::PREPARED) {
         conn = query::run(conn, &Residue::PREPARED.cleaning(), limit).await?;
     }
-    conn.session.on_cleaned(discards_all);
+    conn.session().on_cleaned(discards_all);
     Ok(conn)
 }
 
@@ -24,12 +24,12 @@ pub async fn reset(mut conn: ServerConn, sql: &str, limit: Duration) -> Result<S
 ///
 /// Errors: as [`query::run`]; the connection is closed.
 pub async fn clean(mut conn: ServerConn, limit: Duration) -> Result<ServerConn, QueryError> {
-    let sql = conn.session.residue().cleaning();
+    let sql = conn.session().residue().cleaning();
     if sql.is_empty() {
         return Ok(conn);
     }
     conn = query::run(conn, &sql, limit).await?;
-    conn.session.on_cleaned(false);
+    conn.session().on_cleaned(false);
     Ok(conn)
 }
 

@@ -209,6 +209,11 @@ impl Relay {
         self.server.as_ref().is_some_and(|it| !it.is_done())
     }
 
+    /// True while the server on loan is being brought to the client's settings.
+    pub fn is_adjusting(&self) -> bool {
+        matches!(self.phase, Phase::Adjusting(_))
+    }
+
     /// What the client is doing.
     pub fn activity(&self) -> Activity {
         match (&self.server, self.query_since) {

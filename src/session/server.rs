@@ -85,6 +85,11 @@ impl Server {
             && self.copy_in == CopyIn::No
     }
 
+    /// The proof that it is done, if it is.
+    pub fn proof(&self) -> Option<Done> {
+        self.is_done().then(Done::witnessed)
+    }
+
     /// What is to become of it now that it is done.
     pub(super) fn verdict(&self) -> Verdict {
         debug_assert!(self.is_done(), "only a server that is done has a verdict");

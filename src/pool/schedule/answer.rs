@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Seat, WaitTicket, Waiter};
-use crate::ids::WorkerId;
+use crate::ids::{ClientId, WorkerId};
 
 /// Why the pool closes a server. The texts are PgBouncer's, for those who search logs for them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +39,15 @@ impl fmt::Display for CloseReason {
             Self::Killed => "database removed",
         })
     }
+}
+
+/// A client that asks for a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    /// Who.
+    pub client: ClientId,
+    /// The worker it lives on.
+    pub worker: WorkerId,
 }
 
 /// The answer to a client that asks for a server.

@@ -36,7 +36,7 @@ fn with(change: impl FnOnce(&mut PoolSettings)) -> Integers {
 }
 
 fn ask(pool: &mut Integers, client: u64, worker: WorkerId, now: Instant) -> Checkout<u32, &'static str> {
-    let answer = pool.checkout(ClientId(client), worker, now, |_| true, || client);
+    let answer = pool.checkout(Asker { client: ClientId(client), worker }, now, |_| true, || client);
     pool.check();
     answer
 }
@@ -111,7 +111,7 @@ fn a_server_that_has_spoken_is_not_granted() {
     let now = Instant::now();
     let mut pool = with(|_| ());
     fill(&mut pool, &[A, A], now);
-    let answer = pool.checkout(ClientId(1), A, now, |server| *server != 1, || 1);
+    let answer = pool.checkout(Asker { client: ClientId(1), worker: A }, now, |server| *server != 1, || 1);
     assert!(matches!(answer, Checkout::Granted { server: 0, .. }), "{answer:?}");
 }
 
@@ -290,6 +290,19 @@ fn a_cancel_that_ends_late_does_not_touch_the_seats_next_server() {
 }
 
 #[test]
+fn a_condemned_server_is_closed_when_its_cancels_have_ended() {
+    let now = Instant::now();
+    let mut pool = with(|it| it.size = 1);
+    let seat = fill(&mut pool, &[A], now)[0];
+    granted(&mut pool, 1, A, now);
+    assert!(pool.hold(seat) && pool.hold(seat));
+    pool.condemn(seat);
+    assert!(pool.unhold(seat, now).is_none());
+    assert!(pool.unhold(seat, now).is_none(), "its client still has it");
+    assert_eq!(closed(pool.release(seat, 0, A, now)), CloseReason::CloseNeeded);
+}
+
+#[test]
 fn a_closing_server_counts_until_it_is_gone() {
     let now = Instant::now();
     let mut pool = with(|it| it.size = 1);
@@ -409,6 +422,7 @@ enum Step {
     Abandon { which: usize },
     Hold { which: usize },
     Unhold { which: usize },
+    Condemn { which: usize },
     Examine,
     Pause,
     Resume,
@@ -430,7 +444,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (which.clone(), any::<bool>()).prop_map(|(which, refused)| Step::Fail { which, refused }),
         2 => which.clone().prop_map(|which| Step::Abandon { which }),
         2 => which.clone().prop_map(|which| Step::Hold { which }),
-        2 => which.prop_map(|which| Step::Unhold { which }),
+        2 => which.clone().prop_map(|which| Step::Unhold { which }),
+        1 => which.prop_map(|which| Step::Condemn { which }),
         1 => Just(Step::Examine),
         1 => Just(Step::Pause),
         2 => Just(Step::Resume),
@@ -454,6 +469,7 @@ struct Model {
     holds: Vec<Seat>,
     waiting: BTreeMap<u64, (WaitTicket, u16, Instant)>,
     alive: BTreeSet<u32>,
+    condemned: BTreeSet<u32>,
 }
 
 impl Model {
@@ -468,12 +484,14 @@ impl Model {
             holds: Vec::new(),
             waiting: BTreeMap::new(),
             alive: BTreeSet::new(),
+            condemned: BTreeSet::new(),
         }
     }
 
     fn given(&mut self, seat: Seat, server: u32) {
         assert!(self.alive.contains(&server), "a closed server was given out");
         assert!(self.out.iter().all(|it| it.1 != server), "a server was given out twice");
+        assert!(!self.condemned.contains(&server), "a condemned server was given out");
         assert!(!self.holds.contains(&seat), "a held server was given out");
         self.out.push((seat, server));
     }
@@ -513,8 +531,8 @@ impl Model {
             Step::Checkout { worker } => {
                 let client = self.next_client;
                 self.next_client += 1;
-                let worker_id = WorkerId(worker);
-                match self.pool.checkout(ClientId(client), worker_id, self.now, |_| true, || client) {
+                let asker = Asker { client: ClientId(client), worker: WorkerId(worker) };
+                match self.pool.checkout(asker, self.now, |_| true, || client) {
                     Checkout::Granted { seat, server } => self.given(seat, server),
                     Checkout::Waits(ticket) => {
                         self.waiting.insert(client, (ticket, worker, self.now));
@@ -565,6 +583,12 @@ impl Model {
                     && self.pool.hold(seat)
                 {
                     self.holds.push(seat);
+                }
+            }
+            Step::Condemn { which } => {
+                if let Some((seat, server)) = self.out.get(which).copied() {
+                    self.pool.condemn(seat);
+                    self.condemned.insert(server);
                 }
             }
             Step::Unhold { which } if which < self.holds.len() => {

@@ -14,7 +14,7 @@ fn background(world: &World, ended: &AtomicUsize) {
     while ended.load(Ordering::SeqCst) < CLIENTS as usize {
         round += 1;
         match world.opener.take() {
-            Some(task) if round % 7 == 0 => {
+            Some(task) if round.is_multiple_of(7) => {
                 let report = Report::fatal(SqlState::CANNOT_CONNECT_NOW, "starting");
                 let kind = OpenFailure::Unreachable;
                 let error = OpenError { kind, reason: String::new(), report };
@@ -28,7 +28,7 @@ fn background(world: &World, ended: &AtomicUsize) {
         }
         // No upkeep: it would make good for a wake-up that was lost.
         world.pools.hear(Instant::now());
-        if round % 11 == 0 {
+        if round.is_multiple_of(11) {
             world.pools.reconnect(None);
         }
     }
@@ -36,7 +36,7 @@ fn background(world: &World, ended: &AtomicUsize) {
 
 /// One client's life: it asks for servers, and sometimes leaves, is cancelled or drops its lease.
 fn client(world: &World, id: u64, owners: &Mutex<std::collections::HashSet<usize>>) {
-    let client = world.client_on(id, if id % 2 == 0 { "a" } else { "b" }, (id % 3) as u16);
+    let client = world.client_on(id, if id.is_multiple_of(2) { "a" } else { "b" }, (id % 3) as u16);
     for turn in 0..TURNS {
         let choice = id.wrapping_mul(31).wrapping_add(turn.wrapping_mul(17)) % 13;
         let Some(lease) = wait(&client, choice) else { continue };
@@ -60,7 +60,11 @@ fn client(world: &World, id: u64, owners: &Mutex<std::collections::HashSet<usize
             6 => lease.reset(Done::assumed()).cleaned().give_back(Instant::now()),
             _ => give_back(lease),
         }
-        drop(hold);
+        match hold {
+            Some(hold) if choice == 1 => hold.ended(),
+            // Dropped unended: the server is closed.
+            other => drop(other),
+        }
     }
 }
 
@@ -90,6 +94,15 @@ fn wait(client: &Client, choice: u64) -> Option<Lease<Busy, FakeConn>> {
     }
 }
 
+/// Counts a client that has ended, also by a panic: else the others would wait for ever.
+struct Ended<'a>(&'a AtomicUsize);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn servers_are_never_shared_lost_or_withheld() {
     let world = world(|it| {
@@ -104,13 +117,6 @@ fn servers_are_never_shared_lost_or_withheld() {
         for id in 1..=CLIENTS {
             let (world, owners, ended) = (&world, &owners, &ended);
             scope.spawn(move || {
-                // Counted also if it panics: else the others would wait for ever.
-                struct Ended<'a>(&'a AtomicUsize);
-                impl Drop for Ended<'_> {
-                    fn drop(&mut self) {
-                        self.0.fetch_add(1, Ordering::SeqCst);
-                    }
-                }
                 let _ended = Ended(ended);
                 client(world, id, owners);
             });

@@ -25,14 +25,14 @@ async fn refused(script: Vec<Step>) -> ConnectError {
 #[tokio::test]
 async fn a_login_sends_the_entrys_parameters_and_learns_the_servers() {
     let (conn, heard) = attempt(&plain(), vec![Step::First, Step::Send(welcome())]).await;
-    let conn = conn.unwrap();
+    let mut conn = conn.unwrap();
     let Heard::First(First::Startup(startup)) = &heard[0] else { panic!("no start-up message: {heard:?}") };
     assert_eq!(startup.minor, 0);
     for (name, value) in [("user", "alice"), ("database", "app_on_server"), ("search_path", "auth")] {
         assert_eq!(startup.parameter(name), Some(value), "{name}");
     }
     assert_eq!(conn.key, Some(key()));
-    assert_eq!(conn.session.parameters.reported.value("server_version"), Some("15.4"));
+    assert_eq!(conn.session().parameters.reported.value("server_version"), Some("15.4"));
     assert_eq!((conn.home, conn.tls.is_some()), (WORKER, false));
 }
 
@@ -42,8 +42,8 @@ async fn servers_that_report_the_same_share_one_set() {
     let fake = Fake::new();
     let target = Target { welcome: Some(Arc::clone(&shared)), ..target(fake.port) };
     let server = fake.play(vec![Step::First, Step::Send(welcome())]);
-    let conn = connector(&plain()).connect(&target, WORKER).await.unwrap();
-    assert!(Arc::ptr_eq(&conn.session.parameters.reported, &shared));
+    let mut conn = connector(&plain()).connect(&target, WORKER).await.unwrap();
+    assert!(Arc::ptr_eq(&conn.session().parameters.reported, &shared));
     server.await.unwrap();
 }
 
@@ -51,7 +51,7 @@ async fn servers_that_report_the_same_share_one_set() {
 async fn a_status_that_changes_right_after_the_login_is_heard() {
     let late = bytes(|out| encode::parameter_status(out, "TimeZone", "UTC"));
     let (conn, _) = attempt(&plain(), vec![Step::First, Step::Send([welcome(), late].concat())]).await;
-    assert_eq!(conn.unwrap().session.parameters.reported.value("TimeZone"), Some("UTC"));
+    assert_eq!(conn.unwrap().session().parameters.reported.value("TimeZone"), Some("UTC"));
 }
 
 #[tokio::test]

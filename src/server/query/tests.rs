@@ -20,8 +20,8 @@ async fn the_connection_comes_back_idle_with_what_the_server_reported() {
         encode::command_complete(out, "DISCARD ALL");
         encode::ready_for_query(out, TxStatus::Idle);
     });
-    let conn = outcome(answer).await.unwrap();
-    assert_eq!(conn.session.parameters.reported.value("TimeZone"), Some("UTC"));
+    let mut conn = outcome(answer).await.unwrap();
+    assert_eq!(conn.session().parameters.reported.value("TimeZone"), Some("UTC"));
 }
 
 #[tokio::test]

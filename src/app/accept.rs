@@ -1,0 +1,87 @@
+//! Accepts clients and spreads them over the workers, until the process is to end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::DRAIN_LOOK_PERIOD;
+use super::process::{Phase, Process};
+use super::workers::Workers;
+use crate::net::listen::{Listener, Place};
+use crate::net::{Detached, TcpOptions};
+
+/// How long to wait where no file descriptor is left for another client.
+const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients that are accepted and not yet handed to a worker.
+const ACCEPTED_MAX: usize = 64;
+
+/// Serves until the process has ended. TCP listeners close as soon as it begins to end; unix sockets stay open for
+/// the console, as PgBouncer's.
+pub async fn until_ended(process: &Arc<Process>, workers: &Workers, listeners: Vec<Listener>) {
+    let (arrivals, mut arrived) = tokio::sync::mpsc::channel(ACCEPTED_MAX);
+    let mut tasks = JoinSet::new();
+    for listener in listeners {
+        let (process, arrivals) = (Arc::clone(process), arrivals.clone());
+        tasks.spawn_local(async move {
+            let mut phase = process.phase.subscribe();
+            let is_tcp = matches!(listener.place(), Place::Tcp(_));
+            let until = if is_tcp { Phase::WaitingForClients } else { Phase::Stopped };
+            tokio::select! {
+                () = accept(&process, &listener, &arrivals) => {}
+                _ = phase.wait_for(|it| *it >= until) => {}
+            }
+            listener.remove();
+        });
+    }
+    drop(arrivals);
+    loop {
+        tokio::select! {
+            Some(stream) = arrived.recv() => workers.hand(process, stream),
+            () = ended(process) => break,
+        }
+    }
+    process.phase.send_replace(Phase::Stopped);
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn accept(process: &Process, listener: &Listener, arrivals: &tokio::sync::mpsc::Sender<Detached>) {
+    loop {
+        let options = TcpOptions::of(&process.config.load().settings);
+        match listener.accept(&options).await {
+            Ok(stream) => {
+                if arrivals.send(stream).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!("cannot accept a client: {error}");
+                tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Ready when nothing keeps the process alive any more.
+async fn ended(process: &Process) {
+    let mut phase = process.phase.subscribe();
+    loop {
+        let now = *phase.borrow_and_update();
+        let over = match now {
+            Phase::Running => false,
+            Phase::WaitingForClients => process.roster.client_count() == 0,
+            Phase::WaitingForServers => !process.pools.is_busy(None),
+            Phase::Stopped => true,
+        };
+        if over {
+            return;
+        }
+        if now == Phase::Running {
+            // It fails only when the process is gone.
+            let _ = phase.changed().await;
+        } else {
+            let _ = tokio::time::timeout(DRAIN_LOOK_PERIOD, phase.changed()).await;
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Opens servers for pools: on which worker, where, and with which credentials.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use dashmap::DashMap;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+
+use super::process::Process;
+use crate::auth::Credentials;
+use crate::client::stored_credentials;
+use crate::config::Config;
+use crate::ids::{PoolKey, WorkerId};
+use crate::pool::schedule::OpenFailure;
+use crate::pool::{OpenError, OpenTask, Opener};
+use crate::server::{Rotation, ServerConn, Target};
+use crate::wire::{Report, SqlState};
+
+/// What is known of one pool's servers before they are opened.
+#[derive(Default)]
+pub struct Origin {
+    credentials: Mutex<Credentials>,
+    rotation: Rotation,
+}
+
+/// The same of all pools.
+#[derive(Default)]
+pub struct Origins(DashMap<PoolKey, Arc<Origin>>);
+
+impl Origins {
+    /// What a client that logged in to the pool has shown serves to log in to its servers.
+    pub fn remember(&self, pool: &PoolKey, credentials: Credentials) {
+        let origin = self.of(pool);
+        let mut known = origin.credentials.lock();
+        // Keys once seen stay good as long as the secret is the same.
+        let same_secret = known.secret == credentials.secret;
+        if !(same_secret && credentials.keys.is_none()) {
+            *known = credentials;
+        }
+    }
+
+    fn of(&self, pool: &PoolKey) -> Arc<Origin> {
+        Arc::clone(&self.0.entry(pool.clone()).or_default())
+    }
+}
+
+/// The queues of the workers that open servers.
+#[derive(Default)]
+pub struct Openings {
+    workers: RwLock<Vec<mpsc::UnboundedSender<OpenTask<ServerConn>>>>,
+}
+
+impl Openings {
+    /// The workers have started; from now on servers can be opened.
+    pub fn start(&self, workers: Vec<mpsc::UnboundedSender<OpenTask<ServerConn>>>) {
+        *self.workers.write() = workers;
+    }
+}
+
+impl Opener<ServerConn> for Openings {
+    fn open(&self, worker: Option<WorkerId>, task: OpenTask<ServerConn>) {
+        let workers = self.workers.read();
+        let index = worker.map_or(0, |it| usize::from(it.0));
+        if let Some(worker) = workers.get(index) {
+            // Where the worker has ended the task comes back and is dropped, which frees its place.
+            let _ = worker.send(task);
+        }
+    }
+}
+
+/// Opens one server and tells its pool what came of it. Not cancel safe: dropping it gives the attempt up.
+pub async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn>) {
+    let key = task.pool().key().clone();
+    let config = process.config.load_full();
+    let origin = process.origins.of(&key);
+    let credentials = credentials(&config, &key, &origin);
+    let Some(mut target) = Target::of(&config, &key, &origin.rotation, credentials) else {
+        let reason = format!("no such database: {}", key.database);
+        let report = Report::fatal(SqlState::INVALID_CATALOG_NAME, reason.as_str());
+        let error = OpenError { kind: OpenFailure::Refused, reason, report };
+        return task.failed(error, worker, Instant::now());
+    };
+    target.welcome = task.pool().welcome();
+    match process.connector.connect(&target, worker).await {
+        Ok(conn) => task.opened(conn, Instant::now()),
+        Err(error) => {
+            if let Some(entry) = config.database(&key.database) {
+                origin.rotation.on_failure(entry.load_balance_hosts);
+            }
+            tracing::warn!(database = %key.database, user = %key.user, "cannot connect to server: {error}");
+            task.failed(error.into(), worker, Instant::now());
+        }
+    }
+}
+
+/// The configuration's password for the pool's user, else what its clients have shown.
+fn credentials(config: &Config, key: &PoolKey, origin: &Origin) -> Credentials {
+    let shown = origin.credentials.lock().clone();
+    if shown.secret.is_some() { shown } else { stored_credentials(config, key) }
+}

@@ -1,0 +1,150 @@
+//! Everything that lives as long as the process and is shared by all its threads.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+
+use super::opener::{Openings, Origins};
+use crate::admin::{Admin, Request};
+use crate::auth::{KeyCache, ProcessSecret};
+use crate::cancel;
+use crate::client::Census;
+use crate::client::secrets::SecretMemory;
+use crate::config::Config;
+use crate::ids::IdSequence;
+use crate::net::{Dialer, Handshakes, TcpOptions, Tls};
+use crate::pool::{Pools, PoolsSetup};
+use crate::prepared::Registry;
+use crate::server::{Connector, ServerConn};
+use crate::stats::Roster;
+
+/// Where the process is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Phase {
+    /// Everybody is welcome.
+    Running,
+    /// No new clients; those who are here go on. It ends with the last of them.
+    WaitingForClients,
+    /// No new clients, no new work. It ends with the last busy server.
+    WaitingForServers,
+    /// It ends now.
+    Stopped,
+}
+
+/// What all threads share.
+pub struct Process {
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// TLS in force.
+    pub tls: Arc<ArcSwap<Tls>>,
+    /// Handshakes and key derivations, away from the workers.
+    pub handshakes: Handshakes,
+    /// What salts are made of.
+    pub process_secret: Arc<ProcessSecret>,
+    /// Keys derived before.
+    pub keys: Arc<KeyCache>,
+    /// What `auth_query` found.
+    pub secrets: Arc<SecretMemory>,
+    /// Limits on clients.
+    pub census: Arc<Census>,
+    /// Who is connected.
+    pub roster: Arc<Roster>,
+    /// Numbers for connections.
+    pub ids: Arc<IdSequence>,
+    /// The statements all clients share.
+    pub registry: Arc<Registry>,
+    /// Cancel keys.
+    pub cancels: Arc<cancel::Registry>,
+    /// Opens servers and cancels on them.
+    pub connector: Arc<Connector>,
+    /// With what and where servers of each pool are opened.
+    pub origins: Arc<Origins>,
+    /// All pools.
+    pub pools: Arc<Pools<ServerConn>>,
+    /// Takes the console's orders.
+    pub orders: mpsc::UnboundedSender<Request>,
+    /// Where the process is in its life.
+    pub phase: watch::Sender<Phase>,
+    /// How many workers there are.
+    pub workers: usize,
+}
+
+/// The process's receiving ends, for the control thread.
+pub struct Control {
+    /// Orders from the console.
+    pub orders: mpsc::UnboundedReceiver<Request>,
+}
+
+/// Threads for handshakes and key derivations. One is enough to keep them off the workers; two use both cores of a
+/// small machine during a storm of logins without taking them all.
+const HANDSHAKE_THREADS: usize = 2;
+
+impl Process {
+    /// All of it, from a configuration. Starts no thread but those for handshakes.
+    ///
+    /// Errors: no threads or random numbers are to be had.
+    pub fn new(
+        config: Config,
+        tls: Tls,
+        workers: usize,
+        openings: Arc<Openings>,
+    ) -> io::Result<(Arc<Self>, Control)> {
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let options = TcpOptions::of(&config.settings);
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let tls = Arc::new(ArcSwap::from_pointee(tls));
+        let handshakes = Handshakes::start(HANDSHAKE_THREADS)?;
+        let keys = Arc::new(KeyCache::default());
+        let ids = Arc::new(IdSequence::default());
+        let roster = Roster::new(Instant::now(), SystemTime::now());
+        let connector = Arc::new(Connector {
+            dialer: Arc::new(Dialer::new(options)),
+            handshakes: handshakes.clone(),
+            tls: Arc::clone(&tls),
+            keys: Arc::clone(&keys),
+            ids: Arc::clone(&ids),
+        });
+        let pools = Pools::new(PoolsSetup {
+            config: Arc::clone(&config),
+            roster: Arc::clone(&roster),
+            opener: openings,
+            workers,
+        });
+        let (orders, received) = mpsc::unbounded_channel();
+        let process = Arc::new(Self {
+            config,
+            tls,
+            handshakes,
+            process_secret: Arc::new(ProcessSecret::new(random)),
+            keys,
+            secrets: Arc::default(),
+            census: Arc::default(),
+            roster,
+            ids,
+            registry: Arc::default(),
+            cancels: cancel::Registry::new(None),
+            connector,
+            origins: Arc::default(),
+            pools,
+            orders,
+            phase: watch::Sender::new(Phase::Running),
+            workers,
+        });
+        Ok((process, Control { orders: received }))
+    }
+
+    /// The console's side of the process.
+    pub fn admin(self: &Arc<Self>) -> Arc<Admin> {
+        let source = Arc::clone(self) as Arc<dyn crate::admin::Source>;
+        Admin::new(source, self.orders.clone(), self.workers)
+    }
+
+    /// True once no more clients are to be let in.
+    pub fn is_ending(&self) -> bool {
+        *self.phase.borrow() > Phase::Running
+    }
+}

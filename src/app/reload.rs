@@ -1,0 +1,91 @@
+//! Puts another configuration in force while clients are connected: all of a file, or nothing of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::log::Log;
+use super::process::Process;
+use crate::config::{self, Config, Dialect, ReloadPlan};
+use crate::net::{TcpOptions, Tls};
+
+/// Reads the configuration's files again.
+pub struct Reloader {
+    path: PathBuf,
+    dialect: Dialect,
+    log: Log,
+    /// Two reloads at once would each undo the other.
+    one_at_a_time: Mutex<()>,
+}
+
+impl Reloader {
+    /// For these files.
+    pub fn new(path: PathBuf, dialect: Dialect, log: Log) -> Self {
+        Self { path, dialect, log, one_at_a_time: Mutex::new(()) }
+    }
+
+    /// Reads the files and puts them in force.
+    ///
+    /// Errors: what is wrong with them; nothing has changed.
+    pub fn reload(&self, process: &Process) -> Result<(), String> {
+        let _alone = self.one_at_a_time.lock();
+        let old = process.config.load_full();
+        let path = old.settings.conffile.clone().unwrap_or_else(|| self.path.clone());
+        let loaded = match config::load(&path, self.dialect) {
+            Ok(loaded) => loaded,
+            Err(mistakes) => {
+                for mistake in &mistakes {
+                    tracing::error!("{mistake}");
+                }
+                let count = mistakes.len();
+                return Err(match mistakes.first() {
+                    Some(first) if count == 1 => first.to_string(),
+                    Some(first) => format!("{first} (and {} more, see the log)", count - 1),
+                    None => "unknown".to_owned(),
+                });
+            }
+        };
+        for note in &loaded.notes {
+            tracing::warn!("{note}");
+        }
+        let (new, plan) = loaded.onto(&old);
+        self.put_in_force(process, new, &plan)?;
+        for name in &plan.needs_restart {
+            tracing::warn!("{name} takes effect only after a restart");
+        }
+        Ok(())
+    }
+
+    /// Changes one setting until the next reload.
+    ///
+    /// Errors: why it can't be; nothing has changed.
+    pub fn set(&self, process: &Process, name: &str, value: &str) -> Result<(), String> {
+        let _alone = self.one_at_a_time.lock();
+        let old = process.config.load_full();
+        let new = old.set(name, value).map_err(|fault| match &fault.hint {
+            Some(hint) => format!("{}: {hint}", fault.what),
+            None => fault.what.clone(),
+        })?;
+        let plan = config::diff(&old, &new);
+        self.put_in_force(process, new, &plan)
+    }
+
+    fn put_in_force(&self, process: &Process, new: Config, plan: &ReloadPlan) -> Result<(), String> {
+        // Whatever may fail comes before anything changes. Certificates may be new under an old name.
+        let tls = Tls::of(&new.settings).map_err(|error| {
+            tracing::error!("TLS setup failed: {error}");
+            error.to_string()
+        })?;
+        self.log.reload(&new.settings).map_err(|error| error.to_string())?;
+        for note in tls.notes() {
+            tracing::warn!("{note}");
+        }
+        process.connector.dialer.set_options(TcpOptions::of(&new.settings));
+        process.tls.store(Arc::new(tls));
+        process.config.store(Arc::new(new));
+        process.secrets.clear();
+        process.pools.reload(plan);
+        Ok(())
+    }
+}

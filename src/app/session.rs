@@ -1,0 +1,251 @@
+//! One connection from its accept to its end: login, then the console or a pool.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
+use tracing::Instrument as _;
+
+use super::process::Process;
+use super::workers::Arrival;
+use crate::admin::{self, Access, Admin, console_pool};
+use crate::client::Worker;
+use crate::client::drive::{Driver, Ended, Parts};
+use crate::client::login::{Admitted, ConsoleRole, Destination, House, Lobby, LoggedIn, Welcome, Welcomed};
+use crate::client::patience;
+use crate::client::refusal::Refusal;
+use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
+use crate::ids::{DatabaseName, PoolKey};
+use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, PoolClient};
+use crate::session::params::{Parameters, Values};
+use crate::session::relay::{Relay, Rules};
+use crate::stats::{ClientConnected, ClientEntry, ClientLogin, Replication, client_event, client_span};
+use crate::wire::Report;
+
+/// How long `auth_query` may take: as a login's other steps, it must not keep a server for ever.
+const AUTH_QUERY_MAX: Duration = Duration::from_secs(30);
+
+/// Serves a connection to its end. Not cancel safe: dropping it closes the connection.
+pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, arrival: Arrival) {
+    let Arrival { stream, id, load: _load } = arrival;
+    let taken = stream.attach().and_then(|stream| {
+        let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+        Ok((stream, peer, local))
+    });
+    let (stream, peer, local) = match taken {
+        Ok(taken) => taken,
+        Err(error) => return tracing::debug!("cannot take a client over: {error}"),
+    };
+    let port = process.config.load().settings.listen_port;
+    let connected =
+        ClientConnected { id, worker: worker.id, peer: peer.on_roster(port), local: local.on_roster(port) };
+    let seat = process.roster.client(connected, Instant::now());
+    let entry = Arc::clone(seat.entry());
+    let lobby = process.lobby(&entry);
+    let span = client_span(id, &entry.connected.peer);
+    match lobby.admit(stream).instrument(span).await {
+        Ok(Admitted::Cancel { key, stream }) => {
+            let limit = process.config.load().settings.cancel_wait_timeout;
+            process.cancels.serve(&key, &process.connector, worker.id, limit).await;
+            drop(stream);
+        }
+        Ok(Admitted::Client(client)) => match client.destination.clone() {
+            Destination::Console(role) => console(&process, &admin, entry, *client, role).await,
+            Destination::Pool(key) => pooled(&process, worker, entry, *client, &key).await,
+        },
+        // It has been told and the log has it.
+        Err(_) => {}
+    }
+}
+
+impl Process {
+    fn lobby(self: &Arc<Self>, entry: &Arc<ClientEntry>) -> Lobby<Visitor> {
+        Lobby {
+            config: Arc::clone(&self.config),
+            tls: Arc::clone(&self.tls),
+            handshakes: self.handshakes.clone(),
+            process_secret: Arc::clone(&self.process_secret),
+            keys: Arc::clone(&self.keys),
+            secrets: Arc::clone(&self.secrets),
+            census: Arc::clone(&self.census),
+            house: Visitor { process: Arc::clone(self), entry: Arc::clone(entry) },
+        }
+    }
+}
+
+/// A client that is logging in, and may need a server for that.
+struct Visitor {
+    process: Arc<Process>,
+    entry: Arc<ClientEntry>,
+}
+
+impl House for Visitor {
+    async fn auth_query(&self, query: &AuthQuery) -> Result<Option<Found>, AuthQueryError> {
+        let config = self.process.config.load_full();
+        let key = config.pool_key(&query.database, &query.auth_user);
+        let pool = self.process.pools.enter(&key);
+        let lease = checkout(&pool, &self.entry)
+            .await
+            .map_err(|report| AuthQueryError::Unavailable(Box::new(report)))?;
+        // The client's cancel requests are not for this query.
+        lease.shield();
+        let (lease, found) = lease.converse(async |conn| ask(conn, query, AUTH_QUERY_MAX).await).await?;
+        untouched(lease);
+        Ok(found)
+    }
+
+    fn is_disabled(&self, database: &DatabaseName) -> bool {
+        self.process.pools.is_disabled(database)
+    }
+
+    fn is_shutting_down(&self) -> bool {
+        self.process.is_ending()
+    }
+}
+
+/// Waits for a server on behalf of a client that is still logging in.
+async fn checkout(pool: &PoolClient, entry: &Arc<ClientEntry>) -> Result<Lease<Busy>, Report> {
+    let claim = Claim::new(Arc::clone(entry));
+    let answer = match claim.checkout(pool, Instant::now()) {
+        Answer::Granted(lease) => Ok(lease),
+        Answer::Refused(refusal) => Err(refusal),
+        Answer::Waiting => claim.granted().await,
+    };
+    answer.map_err(|refusal| patience::refused(&refusal, Default::default()))
+}
+
+async fn console(
+    process: &Process,
+    admin: &Admin,
+    entry: Arc<ClientEntry>,
+    client: LoggedIn,
+    role: ConsoleRole,
+) {
+    entry.claims(client.database.clone(), client.user.clone());
+    entry.logged_in(ClientLogin {
+        user: client.user.clone(),
+        pool: console_pool(),
+        replication: Replication::None,
+        tls: client.tls.as_ref().map(|it| it.to_string().into()),
+    });
+    let cancel = Arc::new(Notify::new());
+    let minor = client.minor;
+    let Ok(ticket) = process.cancels.mint_for_console(minor, &cancel) else { return };
+    let session = admin::Session {
+        worker: entry.connected.worker,
+        access: match role {
+            ConsoleRole::Admin => Access::Admin,
+            ConsoleRole::Viewer => Access::Stats,
+        },
+        key: ticket.key().clone(),
+        cancel,
+        entry: Arc::clone(&entry),
+    };
+    if let Ok(Welcomed { stream, input, seat: _seat }) = client.greet().await
+        && let Err(error) = admin::serve(admin, stream, input, session).await
+    {
+        tracing::debug!(side = "C", id = entry.id().0, "console: {error}");
+    }
+}
+
+async fn pooled(
+    process: &Process,
+    worker: Rc<Worker>,
+    entry: Arc<ClientEntry>,
+    client: LoggedIn,
+    key: &PoolKey,
+) {
+    process.origins.remember(key, client.credentials.clone());
+    let pool = process.pools.enter(key);
+    let welcome = match welcome_of(&pool, &entry, &client).await {
+        Ok(welcome) => welcome,
+        Err(refusal) => {
+            client.refuse(refusal).await;
+            return;
+        }
+    };
+    entry.claims(client.database.clone(), client.user.clone());
+    entry.logged_in(ClientLogin {
+        user: client.user.clone(),
+        pool: key.clone(),
+        replication: Replication::None,
+        tls: client.tls.as_ref().map(|it| it.to_string().into()),
+    });
+    let wanted = client.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let parameters = Parameters::of_client(&welcome, wanted);
+    entry.set_application_name(parameters.reported.value("application_name").map(Arc::from));
+    let claim = Claim::new(Arc::clone(&entry));
+    let Ok(ticket) = process.cancels.mint(client.minor, claim.caller()) else { return };
+    let rules = rules(process, &pool);
+    let told: Vec<(String, String)> =
+        parameters.reported.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let config = process.config.load_full();
+    let greeting = Welcome {
+        parameters: &told,
+        key: ticket.key(),
+        notice: config.settings.login_notify_message.as_deref(),
+    };
+    let log_disconnections = config.settings.log_disconnections;
+    let connected = Instant::now();
+    match client.welcome(&greeting).await {
+        Err(end) => client_event!(info, entry, "closing because: {end}"),
+        Ok(Welcomed { stream, input, seat: _seat }) => {
+            pool.stats().cell(worker.id).client_login();
+            let relay = Relay::new(rules, parameters, Instant::now());
+            let parts = Parts { client: stream, input, claim, pool: Arc::clone(&pool), relay };
+            let ended = Driver::new(worker, parts).run().await;
+            if log_disconnections {
+                let age = connected.elapsed().as_secs();
+                client_event!(info, entry, "closing because: {} (age={age}s)", reason(&ended));
+            }
+        }
+    }
+}
+
+fn reason(ended: &Ended) -> &str {
+    match ended {
+        Ended::Terminated => "client close request",
+        Ended::Vanished => "client unexpected eof",
+        Ended::SentAway(report) => &report.message,
+    }
+}
+
+fn rules(process: &Process, pool: &PoolClient) -> Rules {
+    let settings = &process.config.load().settings;
+    Rules {
+        mode: pool.settings().mode,
+        prepared_max: settings.max_prepared_statements,
+        simple_queries: !settings.disable_pqexec,
+    }
+}
+
+/// What the pool's servers report, for the client's first ParameterStatus messages. Where none has ever been opened,
+/// the client waits for the first.
+async fn welcome_of(
+    pool: &PoolClient,
+    entry: &Arc<ClientEntry>,
+    client: &LoggedIn,
+) -> Result<Arc<Values>, Refusal> {
+    if let Some(welcome) = pool.welcome() {
+        return Ok(welcome);
+    }
+    let first = checkout(pool, entry);
+    let lease = match client.deadline {
+        None => first.await,
+        Some(deadline) => timeout_at(deadline, first).await.map_err(|_| Refusal::LoginTimeoutServerDown)?,
+    };
+    let lease = lease.map_err(|report| Refusal::Server(Box::new(report)))?;
+    let reported = lease.reported();
+    untouched(lease);
+    Ok(reported)
+}
+
+/// Gives back a server on which no client's query has run.
+fn untouched(lease: Lease<Busy>) {
+    match lease.session.as_ref().and_then(|it| it.proof()) {
+        Some(done) => lease.done(done).give_back(Instant::now()),
+        None => lease.close("server was not ready"),
+    }
+}

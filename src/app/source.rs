@@ -1,0 +1,49 @@
+//! What the console shows of the process.
+
+use std::sync::Arc;
+
+use super::process::{Phase, Process};
+use crate::admin::{Activity, Certificate, DatabaseState, Source};
+use crate::config::Config;
+use crate::ids::PoolKey;
+use crate::stats::{PoolStats, Roster};
+
+impl Source for Process {
+    fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.roster)
+    }
+
+    fn pools(&self) -> Vec<(PoolKey, Arc<PoolStats>)> {
+        self.pools.all().iter().map(|pool| (pool.key().clone(), Arc::clone(pool.stats()))).collect()
+    }
+
+    fn databases(&self) -> Vec<DatabaseState> {
+        let state = |it: crate::pool::DatabaseView| DatabaseState {
+            name: it.name,
+            paused: it.paused,
+            disabled: it.disabled,
+        };
+        self.pools.databases().into_iter().map(state).collect()
+    }
+
+    fn activity(&self) -> Activity {
+        if self.pools.is_paused(None) { Activity::Paused } else { Activity::Active }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match *self.phase.borrow() {
+            Phase::Running => Ok(()),
+            Phase::WaitingForClients | Phase::WaitingForServers => Err("draining".to_owned()),
+            Phase::Stopped => Err("stopped".to_owned()),
+        }
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        let expires = self.tls.load().clients.certificate_expires();
+        expires.map(|expires| Certificate { setting: "client_tls_cert_file", expires }).into_iter().collect()
+    }
+}

@@ -1,0 +1,153 @@
+//! The worker threads: one runtime each, on which its clients live and its servers are driven.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::opener;
+use super::process::Process;
+use super::session;
+use crate::admin::Admin;
+use crate::client::Worker;
+use crate::ids::{ClientId, WorkerId};
+use crate::net::Detached;
+use crate::pool::OpenTask;
+use crate::server::ServerConn;
+use crate::session::pipe::Spare;
+
+/// A client that was accepted, on its way to its worker.
+pub struct Arrival {
+    /// Its connection.
+    pub stream: Detached,
+    /// Its number, in the order in which clients were accepted.
+    pub id: ClientId,
+    /// Counts it as one of its worker's clients.
+    pub load: Load,
+}
+
+/// One of a worker's clients, while it lives.
+pub struct Load(Arc<AtomicUsize>);
+
+impl Load {
+    fn on(clients: &Arc<AtomicUsize>) -> Self {
+        clients.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(clients))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The workers as the control thread sees them.
+pub struct Workers {
+    intakes: Vec<Intake>,
+    threads: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+/// One worker's door.
+struct Intake {
+    arrivals: mpsc::UnboundedSender<Arrival>,
+    clients: Arc<AtomicUsize>,
+}
+
+/// A worker's queues. Both are bounded by others: arrivals by the file descriptors there are, tasks by the limits of
+/// the pools.
+struct Inbox {
+    arrivals: mpsc::UnboundedReceiver<Arrival>,
+    tasks: mpsc::UnboundedReceiver<OpenTask<ServerConn>>,
+}
+
+impl Workers {
+    /// Starts all of them.
+    ///
+    /// Errors: no thread or no reactor is to be had.
+    pub fn start(
+        process: &Arc<Process>,
+        admin: &Arc<Admin>,
+        openings: &super::opener::Openings,
+    ) -> io::Result<Self> {
+        let stop = CancellationToken::new();
+        let (mut intakes, mut tasks, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..process.workers {
+            let id = WorkerId(u16::try_from(number).unwrap_or(u16::MAX));
+            let (arrival, arrivals_of) = mpsc::unbounded_channel();
+            let (task, tasks_of) = mpsc::unbounded_channel();
+            let inbox = Inbox { arrivals: arrivals_of, tasks: tasks_of };
+            let (process, admin, stop) = (Arc::clone(process), Arc::clone(admin), stop.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let body = move || {
+                let local = LocalSet::new();
+                local.block_on(&runtime, run(process, admin, id, inbox, stop));
+            };
+            threads.push(std::thread::Builder::new().name(format!("worker {number}")).spawn(body)?);
+            intakes.push(Intake { arrivals: arrival, clients: Arc::default() });
+            tasks.push(task);
+        }
+        openings.start(tasks);
+        Ok(Self { intakes, threads, stop })
+    }
+
+    /// Hands a client to the worker with the fewest.
+    pub fn hand(&self, process: &Process, stream: Detached) {
+        let load = |it: &&Intake| it.clients.load(Ordering::Relaxed);
+        let Some(intake) = self.intakes.iter().min_by_key(load) else { return };
+        let arrival = Arrival { stream, id: process.ids.client(), load: Load::on(&intake.clients) };
+        // Where the worker has ended the connection comes back and is closed.
+        let _ = intake.arrivals.send(arrival);
+    }
+
+    /// Ends all of them, and with them what they still have.
+    pub fn stop(self) {
+        self.stop.cancel();
+        drop(self.intakes);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker has panicked");
+            }
+        }
+    }
+}
+
+/// A worker's life.
+async fn run(
+    process: Arc<Process>,
+    admin: Arc<Admin>,
+    id: WorkerId,
+    mut inbox: Inbox,
+    stop: CancellationToken,
+) {
+    let worker = Rc::new(Worker {
+        id,
+        spare: RefCell::new(Spare::default()),
+        registry: Arc::clone(&process.registry),
+        config: Arc::clone(&process.config),
+        connector: Arc::clone(&process.connector),
+    });
+    let conversations = TaskTracker::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(arrival) = inbox.arrivals.recv() => {
+                let (process, admin, worker) = (Arc::clone(&process), Arc::clone(&admin), Rc::clone(&worker));
+                let conversation = session::serve(process, admin, worker, arrival);
+                tokio::task::spawn_local(conversations.track_future(conversation));
+            }
+            Some(task) = inbox.tasks.recv() => {
+                let process = Arc::clone(&process);
+                tokio::task::spawn_local(async move { opener::open(&process, id, task).await });
+            }
+        }
+    }
+}

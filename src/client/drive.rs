@@ -1,0 +1,470 @@
+//! The tokio driver of one client's relay: it moves bytes between sockets and pipes and does what the relay asks.
+//!
+//! One task drives both sockets of a conversation, so that nothing stands between a query and its answer but two
+//! reads and two writes. It waits in one place, [`Driver::poll`], on everything at once; whatever is ready is taken in
+//! turn, and neither side can hold up the other. All that a message means is the relay's business.
+//!
+//! Invariant: a lease leaves the driver only with the relay's verdict on its server, or by being closed.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::alarm::Alarm;
+use super::patience::{self, Limit, Situation};
+use super::worker::Worker;
+use crate::cancel;
+use crate::config::{ClientSettings, Compatibility, PoolMode};
+use crate::net::Stream;
+use crate::pool::{Answer, Busy, Cancel, Claim, Lease, Pool, Refusal};
+use crate::server::ServerConn;
+use crate::session::pipe::{Pipe, SLICES_MAX, Spare};
+use crate::session::relay::{Closing, Relay, Rules, Turn};
+use crate::session::verdict::{CloseReason, Verdict};
+use crate::stats::Disconnect;
+use crate::wire::Report;
+
+/// How long a client that was told to go may take to read what it was told.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long the server of a client that is gone may take to come to rest, once what ran there has been cancelled.
+const COME_TO_REST: Duration = Duration::from_secs(5);
+
+/// Why a conversation ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Ended {
+    /// The client said Terminate.
+    Terminated,
+    /// The client's connection broke or was closed without a word.
+    Vanished,
+    /// The client was told this and sent away.
+    SentAway(Report),
+}
+
+/// A side's readiness to take bytes that are already in a TLS session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Done,
+    Due,
+}
+
+/// One conversation.
+pub struct Driver {
+    worker: Rc<Worker>,
+    pool: Arc<Pool<ServerConn>>,
+    /// `None` once the client is gone.
+    client: Option<Stream>,
+    claim: Claim<ServerConn>,
+    lease: Option<Lease<Busy>>,
+    relay: Relay,
+    limits: ClientSettings,
+    compatibility: Compatibility,
+    alarm: Alarm,
+    client_flush: Flush,
+    server_flush: Flush,
+    waiting_since: Option<Instant>,
+    noticed: bool,
+    /// When to give up on a client that is being sent away, or on the server of one that is gone.
+    give_up: Option<Instant>,
+    ended: Option<Ended>,
+}
+
+/// What a driver is made of.
+pub struct Parts {
+    /// The client's connection.
+    pub client: Stream,
+    /// What the client sent before the conversation began.
+    pub input: bytes::BytesMut,
+    /// Its handle on the pools.
+    pub claim: Claim<ServerConn>,
+    /// Its pool.
+    pub pool: Arc<Pool<ServerConn>>,
+    /// Its relay.
+    pub relay: Relay,
+}
+
+impl Driver {
+    /// A conversation that is about to begin.
+    pub fn new(worker: Rc<Worker>, parts: Parts) -> Self {
+        let Parts { client, input, claim, pool, mut relay } = parts;
+        let config = worker.config.load();
+        let limits = match claim.caller().entry().login() {
+            Some(login) => config.client_settings(&login.pool.database, &login.user),
+            None => config.client_settings(&pool.key().database, &pool.key().user),
+        };
+        let compatibility = config.settings.compatibility;
+        drop(config);
+        relay.from_client().fill_from(&input, &mut worker.spare.borrow_mut());
+        Self {
+            worker,
+            pool,
+            client: Some(client),
+            claim,
+            lease: None,
+            relay,
+            limits,
+            compatibility,
+            alarm: Alarm::default(),
+            client_flush: Flush::Done,
+            server_flush: Flush::Done,
+            waiting_since: None,
+            noticed: false,
+            give_up: None,
+            ended: None,
+        }
+    }
+
+    /// Drives the conversation to its end, and the server on loan, if any, to rest. Not cancel safe: dropping it
+    /// closes both connections.
+    pub async fn run(mut self) -> Ended {
+        self.event(|relay, turn| relay.on_client_bytes(turn));
+        poll_fn(|cx| self.poll(cx)).await;
+        self.ended.take().unwrap_or(Ended::Vanished)
+    }
+
+    /// The one place where a conversation waits.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let before = Instant::now();
+            let mut progress = self.take_orders(cx);
+            progress |= self.read_client(cx);
+            progress |= self.ask_for_server(cx, before);
+            progress |= self.write_server(cx);
+            progress |= self.read_server(cx);
+            progress |= self.write_client(cx);
+            progress |= self.mind_limits(cx);
+            if self.is_over() {
+                return Poll::Ready(());
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Lets the relay handle an event, then does what it asks.
+    fn event<T>(&mut self, event: impl FnOnce(&mut Relay, &mut Turn<'_>) -> T) -> T {
+        let worker = Rc::clone(&self.worker);
+        let mut turn = Turn {
+            now: Instant::now(),
+            spare: &mut worker.spare.borrow_mut(),
+            registry: &worker.registry,
+            stats: self.pool.stats().cell(worker.id),
+        };
+        let result = event(&mut self.relay, &mut turn);
+        let now = turn.now;
+        if let (Some(lease), false) = (&self.lease, self.relay.is_adjusting()) {
+            lease.unshield();
+        }
+        if let Some((session, verdict)) = self.relay.take_released() {
+            self.take_leave(session, verdict, now);
+        }
+        if let Some(Closing::Terminated) = self.relay.closing() {
+            self.ended.get_or_insert(Ended::Terminated);
+        }
+        result
+    }
+
+    /// Gives a server back as the relay's verdict says.
+    fn take_leave(&mut self, session: Box<crate::session::server::Server>, verdict: Verdict, now: Instant) {
+        let Some(mut lease) = self.lease.take() else { return };
+        lease.session = Some(session);
+        self.server_flush = Flush::Done;
+        let always = self.worker.config.load().settings.server_reset_query_always;
+        match verdict {
+            Verdict::Reuse(done) if self.pool.settings().mode != PoolMode::Session && !always => {
+                lease.done(done).give_back(now);
+            }
+            Verdict::Reuse(done) | Verdict::Clean(done, _) => {
+                super::cleaning::start(&self.worker, lease.reset(done))
+            }
+            Verdict::Close(reason) => lease.close(reason.text()),
+        }
+    }
+
+    /// An order to go, from the console or because the process ends.
+    fn take_orders(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.give_up.is_some() {
+            return false;
+        }
+        match self.claim.caller().entry().poll_disconnect(cx.waker()) {
+            Poll::Pending => false,
+            Poll::Ready(reason) => {
+                let report = patience::sent_away(reason, self.compatibility);
+                self.send_away(
+                    report,
+                    if reason == Disconnect::Shutdown {
+                        CloseReason::Timeout
+                    } else {
+                        CloseReason::ClientLeft
+                    },
+                );
+                true
+            }
+        }
+    }
+
+    fn send_away(&mut self, report: Report, reason: CloseReason) {
+        self.claim.leave();
+        self.event(|relay, turn| relay.end(report, reason, turn));
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(client) = &mut self.client else { return false };
+        if self.relay.closing().is_some() || !self.relay.to_server().has_space() {
+            return false;
+        }
+        let received = receive(client, self.relay.from_client(), &mut self.worker.spare.borrow_mut(), cx);
+        match received {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(count)) if count > 0 => {
+                self.pool.stats().cell(self.worker.id).received(count);
+            }
+            Poll::Ready(_) => {
+                self.vanished();
+                return true;
+            }
+        }
+        self.event(|relay, turn| relay.on_client_bytes(turn));
+        true
+    }
+
+    /// Asks for a server where the relay wants one, and takes it when it comes.
+    fn ask_for_server(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if !self.relay.wants_server() {
+            return false;
+        }
+        let answer = if self.waiting_since.is_some() {
+            match self.claim.poll(cx, now) {
+                Poll::Pending => return false,
+                Poll::Ready(answer) => answer,
+            }
+        } else {
+            match self.claim.checkout(&self.pool, now) {
+                Answer::Granted(lease) => Ok(lease),
+                Answer::Refused(refusal) => Err(refusal),
+                Answer::Waiting => {
+                    self.waiting_since = Some(now);
+                    return true;
+                }
+            }
+        };
+        self.waiting_since = None;
+        self.noticed = false;
+        match answer {
+            Ok(lease) => self.take_over(lease),
+            Err(refusal) => self.refused(&refusal),
+        }
+        true
+    }
+
+    fn take_over(&mut self, mut lease: Lease<Busy>) {
+        let rules = self.rules();
+        match lease.session.take() {
+            None => lease.close("server without a session"),
+            Some(session) => {
+                // Until the server is as the client wants it, nothing of the client's runs there.
+                lease.shield();
+                self.lease = Some(lease);
+                self.event(|relay, turn| relay.on_granted(session, rules, turn));
+            }
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        let config = self.worker.config.load();
+        Rules {
+            mode: self.pool.settings().mode,
+            prepared_max: config.settings.max_prepared_statements,
+            simple_queries: !config.settings.disable_pqexec,
+        }
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        let report = patience::refused(refusal, self.compatibility);
+        match refusal {
+            Refusal::Canceled => self.event(|relay, turn| relay.refuse(&report, turn)),
+            _ => self.send_away(report, CloseReason::ServerGone),
+        }
+    }
+
+    fn write_server(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(lease) = &mut self.lease else { return false };
+        match send(&mut lease.stream, self.relay.to_server(), &mut self.server_flush, cx) {
+            Poll::Pending | Poll::Ready(Ok(0)) => false,
+            Poll::Ready(Ok(count)) => {
+                self.event(|relay, turn| relay.on_sent_to_server(count, turn));
+                true
+            }
+            // What the server has said before it went is still to be read; its end will show there.
+            Poll::Ready(Err(_)) => {
+                self.event(|relay, turn| relay.from_client().clear(turn.spare));
+                false
+            }
+        }
+    }
+
+    fn read_server(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(lease) = &mut self.lease else { return false };
+        if !self.relay.to_client().has_space() {
+            return false;
+        }
+        let pipe = self.relay.from_server();
+        let received = receive(&mut lease.stream, pipe, &mut self.worker.spare.borrow_mut(), cx);
+        match received {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(count)) if count > 0 => {}
+            Poll::Ready(_) => {
+                self.event(|relay, turn| relay.on_server_gone(turn));
+                return true;
+            }
+        }
+        self.event(|relay, turn| relay.on_server_bytes(turn));
+        true
+    }
+
+    fn write_client(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(client) = &mut self.client else { return false };
+        match send(client, self.relay.to_client(), &mut self.client_flush, cx) {
+            Poll::Pending | Poll::Ready(Ok(0)) => false,
+            Poll::Ready(Ok(count)) => {
+                self.pool.stats().cell(self.worker.id).sent(count);
+                self.event(|relay, turn| relay.on_sent_to_client(count, turn));
+                true
+            }
+            Poll::Ready(Err(_)) => {
+                self.vanished();
+                true
+            }
+        }
+    }
+
+    /// The client is gone. What it left running is cancelled, and its server brought to rest.
+    fn vanished(&mut self) {
+        self.ended.get_or_insert(Ended::Vanished);
+        self.part();
+    }
+
+    fn part(&mut self) {
+        if self.client.take().is_none() {
+            return;
+        }
+        self.claim.leave();
+        if self.ended == Some(Ended::Vanished) && self.relay.is_busy() {
+            self.cancel_what_runs();
+        }
+        self.give_up = Some(Instant::now() + COME_TO_REST);
+        self.event(|relay, turn| relay.on_client_gone(turn));
+    }
+
+    /// Cancels what the client has left running, beside everything else.
+    fn cancel_what_runs(&self) {
+        let Cancel::Send(hold) = self.claim.caller().cancel() else { return };
+        let (caller, connector) = (Arc::clone(self.claim.caller()), Arc::clone(&self.worker.connector));
+        tokio::task::spawn_local(async move { cancel::send(&caller, hold, &connector, COME_TO_REST).await });
+    }
+
+    /// Whether a limit is over; then acts on it.
+    fn mind_limits(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(when) = self.give_up {
+            if self.alarm.poll(cx, Some(when)).is_pending() {
+                return false;
+            }
+            self.client = None;
+            self.event(|relay, _| relay.abandon());
+            return true;
+        }
+        let situation = Situation {
+            activity: self.relay.activity(),
+            waiting_since: self.waiting_since,
+            noticed: self.noticed,
+            transaction_since: self.relay.transaction_since(),
+        };
+        let Some((when, limit)) = patience::next(&self.limits, &situation) else { return false };
+        if self.alarm.poll(cx, Some(when)).is_pending() {
+            return false;
+        }
+        if limit == Limit::WaitNotice {
+            self.noticed = self.event(|relay, turn| relay.notify(&patience::wait_notice(), turn));
+            return true;
+        }
+        let queue = self.claim.queue_view(Instant::now());
+        if matches!(limit, Limit::Wait | Limit::QueryWaiting) {
+            self.pool.stats().cell(self.worker.id).wait_timeout();
+        }
+        let report = patience::over(limit, queue.as_ref(), self.compatibility);
+        self.send_away(report, CloseReason::Timeout);
+        true
+    }
+
+    /// True when nothing is left to do. Turns an ending conversation towards its end.
+    fn is_over(&mut self) -> bool {
+        match self.relay.closing() {
+            None => return false,
+            Some(Closing::Terminated) => self.part(),
+            Some(Closing::Told(report)) => {
+                self.ended.get_or_insert_with(|| Ended::SentAway(report.clone()));
+                self.give_up.get_or_insert_with(|| Instant::now() + LINGER);
+                if self.relay.to_client().ready() == 0 && self.client_flush == Flush::Done {
+                    self.client = None;
+                }
+            }
+        }
+        self.client.is_none() && !self.relay.has_server()
+    }
+}
+
+/// Receives what is there into a pipe. `Ok(0)` is the end.
+fn receive(
+    stream: &mut Stream,
+    pipe: &mut Pipe,
+    spare: &mut Spare,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(pipe.space(spare));
+    match Pin::new(stream).poll_read(cx, &mut buffer) {
+        Poll::Pending => {
+            pipe.tidy(spare);
+            Poll::Pending
+        }
+        Poll::Ready(result) => {
+            let count = buffer.filled().len();
+            pipe.filled(count);
+            Poll::Ready(result.map(|()| count))
+        }
+    }
+}
+
+/// Sends what a pipe has ready, as far as the socket takes it.
+fn send(
+    stream: &mut Stream,
+    pipe: &Pipe,
+    flush: &mut Flush,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    if pipe.ready() > 0 {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let used = pipe.slices(&mut slices);
+        let sent = Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..used]);
+        if let Poll::Ready(Ok(1..)) = sent {
+            *flush = Flush::Due;
+            return sent;
+        }
+        if let Poll::Ready(Ok(0)) = sent {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        if sent.is_ready() {
+            return sent;
+        }
+    }
+    if *flush == Flush::Due && stream.is_tls() {
+        std::task::ready!(Pin::new(stream).poll_flush(cx))?;
+    }
+    *flush = Flush::Done;
+    Poll::Ready(Ok(0))
+}
