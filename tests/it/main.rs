@@ -5,5 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cancel;
+mod parameters;
 mod pools;
+mod protocol;
 mod relay;
+mod schema;
+mod timeouts;

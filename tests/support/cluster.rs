@@ -117,6 +117,20 @@ impl Cluster {
         }
     }
 
+    /// Has the server's main process stand still: the kernel accepts connections, and nobody answers them.
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Undoes [`Cluster::freeze`].
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        place::signal(self.server.as_ref().expect("it runs").pid, signal);
+    }
+
     /// Adds lines to `postgresql.conf` and has the server read it again.
     pub fn reconfigure(&self, lines: &str) {
         let path = self.directory.join("data/postgresql.conf");

@@ -148,6 +148,7 @@ echo $pid
 exec >/dev/null
 read order <&3
 kill -QUIT $pid 2>/dev/null
+kill -CONT $pid 2>/dev/null
 wait $pid
 [ "$order" = stop ] || rm -rf "$dir"
 "#;

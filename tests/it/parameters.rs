@@ -1,0 +1,296 @@
+//! Parameters: a client's own follow it from server to server, and nothing of it stays behind for the next client.
+
+use crate::support::prelude::*;
+
+const APP: &[(&str, &str)] = &[("user", "app"), ("database", "app")];
+
+fn login(pooler: &Pooler, parameters: &[(&str, &str)]) -> Raw {
+    let mut client = pooler.dial();
+    let answer = client.login(&[APP, parameters].concat(), "");
+    answer.unwrap_or_else(|error| panic!("{parameters:?}: {error}"));
+    client
+}
+
+/// A pooler of one server.
+fn single() -> Pooler {
+    Setup::of(Cluster::shared()).set("default_pool_size", "1").start()
+}
+
+/// A pooler with two servers, one of them kept busy: whoever asks next gets the other one.
+struct Two {
+    pooler: Pooler,
+    holder: Raw,
+}
+
+impl Two {
+    fn new() -> Self {
+        let pooler = Setup::of(Cluster::shared()).set("default_pool_size", "2").start();
+        let holder = pooler.app();
+        Self { pooler, holder }
+    }
+
+    /// Asks `client` on both servers for the value of a setting.
+    fn on_both(&mut self, client: &mut Raw, name: &str) -> [String; 2] {
+        let show = format!("SELECT current_setting('{name}')");
+        self.holder.query("BEGIN");
+        let one = client.value(&show);
+        let pid = client.value("SELECT pg_backend_pid()");
+        client.query("BEGIN");
+        self.holder.query("COMMIT");
+        self.holder.query("BEGIN");
+        assert_ne!(self.holder.value("SELECT pg_backend_pid()"), pid);
+        self.holder.query("COMMIT");
+        client.query("COMMIT");
+        // The holder takes the server that the client had last.
+        self.holder.query("BEGIN");
+        let two = client.value(&show);
+        self.holder.query("COMMIT");
+        [one, two]
+    }
+}
+
+#[test]
+fn start_up_parameters_are_applied_and_follow_the_client() {
+    let mut two = Two::new();
+    for (name, value) in [
+        ("application_name", "it's \"mine\" \\ \u{e9}"),
+        ("client_encoding", "LATIN1"),
+        ("DateStyle", "German, DMY"),
+        ("TimeZone", "America/New_York"),
+        ("IntervalStyle", "iso_8601"),
+        ("standard_conforming_strings", "off"),
+    ] {
+        let mut plain = login(&two.pooler, &[]);
+        let before = plain.value(&format!("SHOW {name}"));
+        let mut client = login(&two.pooler, &[(name, value)]);
+        assert_eq!(two.on_both(&mut client, name)[0], two.on_both(&mut client, name)[1], "{name}");
+        assert_ne!(client.value(&format!("SHOW {name}")), before, "{name}");
+        assert_eq!(plain.value(&format!("SHOW {name}")), before, "{name} of another client");
+    }
+}
+
+#[test]
+fn a_reported_start_up_parameter_is_in_the_welcome() {
+    let pooler = single();
+    let client =
+        login(&pooler, &[("TimeZone", "Asia/Tokyo"), ("application_name", "welcome"), ("DateStyle", "SQL")]);
+    let reported = |name: &str| client.parameters.get(name).map(String::as_str);
+    assert_eq!(reported("TimeZone"), Some("Asia/Tokyo"));
+    assert_eq!(reported("application_name"), Some("welcome"));
+    assert_eq!(reported("DateStyle"), Some("SQL, MDY"));
+}
+
+#[test]
+fn options_are_applied() {
+    let pooler = single();
+    let mut client = login(
+        &pooler,
+        &[("options", "-c TimeZone=Europe/Berlin --application_name=by\\ options -cDateStyle=German")],
+    );
+    assert_eq!(client.value("SHOW TimeZone"), "Europe/Berlin");
+    assert_eq!(client.value("SHOW application_name"), "by options");
+    assert_eq!(client.value("SHOW DateStyle"), "German, DMY");
+}
+
+#[test]
+fn parameters_that_are_not_followed_are_applied_rather_than_refused() {
+    let pooler = single();
+    let mut client =
+        login(&pooler, &[("extra_float_digits", "3"), ("options", "-c statement_timeout=77s -c geqo=off")]);
+    assert_eq!(client.value("SHOW extra_float_digits"), "3");
+    assert_eq!(client.value("SHOW statement_timeout"), "77s");
+    assert_eq!(client.value("SHOW geqo"), "off");
+    // And they do not reach another.
+    let mut other = login(&pooler, &[]);
+    assert_eq!(other.value("SHOW statement_timeout"), "0");
+    assert_eq!(other.value("SHOW geqo"), "on");
+    assert_eq!(client.value("SHOW statement_timeout"), "77s");
+}
+
+#[test]
+fn a_start_up_parameter_that_does_not_exist_is_refused_as_postgresql_does() {
+    let pooler = single();
+    let mut client = pooler.dial();
+    let refused = match client.login(&[APP, &[("no_such_parameter", "1")]].concat(), "") {
+        Err(error) => error,
+        Ok(()) => error(&client.query("SELECT 1")).clone(),
+    };
+    assert_eq!(refused.sqlstate(), "42704", "{refused}");
+    assert_eq!(single().app().value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_parameter_set_in_a_session_follows_the_client_and_nobody_else() {
+    let mut two = Two::new();
+    let mut client = login(&two.pooler, &[]);
+    let mut other = login(&two.pooler, &[]);
+    for (name, value, default) in [
+        ("TimeZone", "Asia/Tokyo", "UTC"),
+        ("DateStyle", "German, DMY", "ISO, MDY"),
+        ("IntervalStyle", "sql_standard", "postgres"),
+        ("application_name", "o'clock", ""),
+        ("client_encoding", "LATIN1", "UTF8"),
+    ] {
+        let answer = client.query(&format!("SET {name} = '{}'", value.replace('\'', "''")));
+        assert_eq!(tags(&answer), "CSZ", "{name}: {answer:?}");
+        assert_eq!(two.on_both(&mut client, name), [value, value], "{name}");
+        assert_eq!(two.on_both(&mut other, name), [default, default], "{name} of another client");
+    }
+}
+
+#[test]
+fn a_parameter_set_in_a_transaction_that_fails_is_not_kept() {
+    let mut two = Two::new();
+    let mut client = login(&two.pooler, &[]);
+    client.query("BEGIN");
+    client.query("SET TimeZone = 'Asia/Tokyo'");
+    client.query("ROLLBACK");
+    assert_eq!(two.on_both(&mut client, "TimeZone"), ["UTC", "UTC"]);
+}
+
+#[test]
+fn quoting_is_safe_against_any_value() {
+    let pooler = Setup::of(Cluster::shared()).set("default_pool_size", "2").start();
+    for value in [
+        "'; DROP TABLE pg_class; --",
+        "\\'; SELECT 1; --",
+        "$$",
+        "a\nb\tc",
+        "\u{1F980}\u{4e16}",
+        "%s%n",
+        "\\",
+        "''",
+        "\"",
+        " leading and trailing ",
+    ] {
+        let mut direct = Raw::dial(("127.0.0.1", Cluster::shared().port));
+        direct.login(&[APP, &[("application_name", value)]].concat(), "").unwrap();
+        let expected = direct.value("SHOW application_name");
+        for escapes in ["on", "off"] {
+            let parameters = [("application_name", value), ("standard_conforming_strings", escapes)];
+            let mut client = login(&pooler, &parameters);
+            assert_eq!(client.value("SHOW application_name"), expected);
+            let mut other = login(&pooler, &[]);
+            assert_eq!(other.value("SHOW application_name"), "");
+            assert_eq!(client.value("SHOW application_name"), expected);
+        }
+    }
+}
+
+#[test]
+fn where_nothing_differs_nothing_is_sent() {
+    let cluster = Cluster::private(&["log_statement = 'all'"]);
+    let pooler = Setup::of(&cluster).set("default_pool_size", "1").set("server_check_delay", "60").start();
+    let mut clients: Vec<Raw> =
+        (0..3).map(|_| login(&pooler, &[("application_name", "same"), ("TimeZone", "Asia/Tokyo")])).collect();
+    clients[0].query("SELECT 'warm'");
+    let before = cluster.log().matches("statement: ").count();
+    for _ in 0..5 {
+        for client in &mut clients {
+            client.query("SELECT 'counted'");
+        }
+    }
+    assert_eq!(cluster.log().matches("statement: ").count() - before, 15);
+}
+
+/// What one client does, what the next one asks, and what it must see.
+const RESIDUE: &[(&str, &str, &str)] = &[
+    ("SET statement_timeout = '77s'", "SHOW statement_timeout", "0"),
+    ("set work_mem to '77MB'", "SHOW work_mem", "4MB"),
+    ("/* c */ -- d\n SET work_mem = '77MB'", "SHOW work_mem", "4MB"),
+    ("SELECT 1; SET work_mem = '77MB'", "SHOW work_mem", "4MB"),
+    ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "SHOW default_transaction_read_only", "off"),
+    ("SELECT set_config('work_mem', '77MB', false)", "SHOW work_mem", "4MB"),
+    ("SELECT set_config('app.user_id', '42', false)", "SELECT current_setting('app.user_id', true)", ""),
+    ("SET app.user_id = '42'", "SELECT current_setting('app.user_id', true)", ""),
+    (
+        "DO $$ BEGIN PERFORM set_config('app.user_id', '42', false); END $$",
+        "SELECT current_setting('app.user_id', true)",
+        "",
+    ),
+    ("WITH x AS (SELECT set_config('work_mem', '77MB', false)) SELECT * FROM x", "SHOW work_mem", "4MB"),
+    ("SET ROLE pg_monitor", "SELECT current_user", "postgres"),
+    ("SET SESSION AUTHORIZATION app2", "SELECT session_user", "postgres"),
+    ("CREATE TEMP TABLE residue_t (n int)", "SELECT to_regclass('residue_t')", ""),
+    ("SELECT 1 AS n INTO TEMP residue_u", "SELECT to_regclass('residue_u')", ""),
+    ("CREATE TEMPORARY VIEW residue_v AS SELECT 1", "SELECT to_regclass('residue_v')", ""),
+    (
+        "SELECT pg_advisory_lock(815)",
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        "0",
+    ),
+    (
+        "SELECT pg_try_advisory_lock(815)",
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        "0",
+    ),
+    ("LISTEN residue_channel", "SELECT count(*) FROM pg_listening_channels()", "0"),
+    (
+        "BEGIN; DECLARE residue_c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+        "SELECT count(*) FROM pg_cursors WHERE name = 'residue_c'",
+        "0",
+    ),
+    (
+        "PREPARE residue_p AS SELECT 1",
+        "SELECT count(*) FROM pg_prepared_statements WHERE name = 'residue_p'",
+        "0",
+    ),
+    (
+        "LOAD 'plpgsql'; SET plpgsql.variable_conflict = 'use_column'",
+        "SHOW plpgsql.variable_conflict",
+        "error",
+    ),
+];
+
+#[test]
+fn what_a_client_leaves_on_a_server_does_not_reach_the_next() {
+    let pooler = single();
+    for (leave, ask, expected) in RESIDUE {
+        for protocol in ["simple", "extended"] {
+            if protocol == "extended" && leave.contains(';') && !leave.starts_with("DO") {
+                continue;
+            }
+            let (mut one, mut two) = (pooler.connect("app", "postgres"), pooler.connect("app", "postgres"));
+            let done = match protocol {
+                "simple" => one.query(leave),
+                _ => {
+                    one.send(&[extended(leave, &[]), sync()].concat());
+                    one.ready()
+                }
+            };
+            assert!(!tags(&done).contains('E'), "{leave}: {done:?}");
+            assert_eq!(two.value(ask), *expected, "after {leave} ({protocol})");
+        }
+    }
+}
+
+#[test]
+fn what_a_transaction_sets_for_itself_costs_no_cleaning() {
+    let cluster = Cluster::private(&["log_statement = 'all'"]);
+    let pooler = Setup::of(&cluster).set("default_pool_size", "1").start();
+    let mut client = pooler.app();
+    client.query("SELECT 'warm'");
+    let before = cluster.log().matches("statement: ").count();
+    for _ in 0..3 {
+        client.query("BEGIN");
+        client.query("SELECT set_config('app.user_id', '42', true)");
+        client.query("SET LOCAL work_mem = '77MB'");
+        client.query("COMMIT");
+        assert_eq!(pooler.app().value("SELECT coalesce(current_setting('app.user_id', true), '')"), "");
+    }
+    let log = cluster.log();
+    assert!(!log.contains("DISCARD") && !log.contains("RESET"), "{log}");
+    assert_eq!(log.matches("statement: ").count() - before, 15);
+}
+
+#[test]
+fn a_client_that_leaves_much_behind_stays_alive_itself() {
+    let pooler = single();
+    let (mut one, mut two) = (pooler.app(), pooler.app());
+    for round in 0..20 {
+        one.query(&format!("SET work_mem = '{}MB'", 5 + round));
+        one.query("CREATE TEMP TABLE IF NOT EXISTS mine (n int)");
+        assert_eq!(two.value("SHOW work_mem"), "4MB");
+        assert_eq!(two.value("SELECT to_regclass('mine')"), "");
+    }
+}
