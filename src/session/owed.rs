@@ -239,9 +239,10 @@ impl Queue {
         self.0.iter().position(|it| it.reply == Reply::Sync).is_some_and(|it| it + 1 == self.0.len())
     }
 
-    /// Nobody gets what is still due.
+    /// Nobody gets what is still due from the server. The pooler's own answers keep their places: the server does
+    /// not give them.
     pub fn swallow_all(&mut self) {
-        self.0.iter_mut().for_each(|it| it.fate = Fate::Swallow);
+        self.0.iter_mut().filter(|it| it.fate == Fate::Pass).for_each(|it| it.fate = Fate::Swallow);
     }
 
     /// What is due no longer matters.

@@ -5,7 +5,7 @@ use super::{Phase, Relay, Rest, Turn};
 use crate::config::PoolMode;
 use crate::prepared::NAME_PREFIX;
 use crate::session::owed::{Fate, Reply};
-use crate::session::residue;
+use crate::session::residue::{self, Residue};
 use crate::session::server::CopyIn;
 use crate::session::verdict::CloseReason;
 use crate::wire::backend::{Backend, tag};
@@ -157,11 +157,11 @@ impl Relay {
 
     fn complete(&mut self, header: Header) -> Result<Decision, Error> {
         self.up.unmark();
-        let meaning = {
+        let (meaning, sets) = {
             let body = self.body(header);
             // Rows are what most statements end with; their tags say nothing of interest.
             let tag = body.strip_suffix(b"\0").ok_or(Error::Broken("CommandComplete"))?;
-            residue::of_tag(tag)
+            (residue::of_tag(tag), matches!(tag, b"SET" | b"RESET"))
         };
         let Some(server) = &mut self.server else { return Ok(Decision::Give(false)) };
         let placed = server.queue.place(header.tag).map_err(|_| Error::Broken("order of a server's"))?;
@@ -181,8 +181,11 @@ impl Relay {
             // Nothing is under way that could leave anything anew.
             server.residue = server.residue.without(meaning.clears);
         }
-        if meaning.deallocates_all && server.residue.is_empty() {
+        if meaning.clears.contains(Residue::SETTING) {
             server.parameters.extra = Default::default();
+        } else if sets && !server.parameters.extra.is_empty() {
+            // It may have been set to the server's own default, where the client's is another.
+            server.residue |= Residue::SETTING;
         }
         Ok(Decision::Give(placed.fate == Fate::Pass))
     }

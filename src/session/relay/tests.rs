@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::*;
 use crate::session::params::Values;
 use crate::session::pipe::SLICES_MAX;
+use crate::session::residue::Residue;
 
 /// A relay with its surroundings.
 struct Bench {
@@ -375,4 +376,56 @@ fn copy_data_that_comes_too_late_is_ignored() {
     assert!(bench.relay.take_released().is_some());
     bench.client(&messages(&[(b'd', b"late"), (b'c', b"")]));
     assert!(!bench.relay.wants_server());
+}
+
+#[test]
+fn the_poolers_own_answers_are_not_awaited_of_the_server_of_a_client_that_is_gone() {
+    let mut bench = Bench::new(TRANSACTION);
+    let parse = messages(&[(b'P', b"a\0select 1\0\0\0"), (b'S', b"")]);
+    bench.client(&parse);
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    bench.sent_to_client();
+    let (held, _) = bench.relay.take_released().expect("done");
+    bench.client(&messages(&[
+        (b'B', b"\0a\0\0\0\0\0\0\0"),
+        (b'P', b"b\0select 1\0\0\0"),
+        (b'E', b"\0\0\0\0\0"),
+        (b'S', b""),
+    ]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "BES");
+    bench.with(|relay, turn| relay.on_client_gone(turn));
+    bench.server(&messages(&[(b'2', b""), (b'C', b"SELECT 1\0"), IDLE]));
+    let (_, verdict) = bench.relay.take_released().expect("it is at rest");
+    assert!(matches!(verdict, Verdict::Reuse(_)), "{verdict:?}");
+}
+
+#[test]
+fn a_reset_of_a_start_up_parameter_is_not_taken_for_its_value() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.relay.parameters = Parameters::of_client(&reported(), [("work_mem", "1MB")]);
+    bench.client(&message(b'Q', b"reset work_mem\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_server()), "Q");
+    bench.server(&messages(&[(b'C', b"RESET\0"), IDLE]));
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Clean(_, Residue::SETTING)), "{verdict:?}");
+}
+
+#[test]
+fn start_up_parameters_are_still_known_after_deallocate_all() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.relay.parameters = Parameters::of_client(&reported(), [("work_mem", "1MB")]);
+    bench.client(&message(b'Q', b"deallocate all\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"DEALLOCATE ALL\0"), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    assert_eq!(held.parameters.extra.value("work_mem"), Some("1MB"));
 }
