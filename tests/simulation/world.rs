@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pgweir::config::{PoolMode, PoolSettings};
 use pgweir::ids::{ClientId, WorkerId};
 use pgweir::pool::schedule::{
-    Checkout, Closing, Flow, OpenFailure, Opening, Release, Schedule, Seat, WaitTicket,
+    Asker, Checkout, Closing, Flow, OpenFailure, Opening, Release, Schedule, Seat, WaitTicket,
 };
 use pgweir::prepared::Registry;
 use pgweir::session::params::{Parameters, Values};
@@ -262,8 +262,8 @@ impl<'t> World<'t> {
         let (pool, worker) = (self.peers[peer].pool, self.peers[peer].worker);
         let processes = &self.processes;
         let fit = |it: &Handle| is_silent(&processes[it.backend]);
-        let client = ClientId(peer as u64);
-        match self.pools[pool].schedule.checkout(client, worker, self.now, fit, || peer) {
+        let asker = Asker { client: ClientId(peer as u64), worker };
+        match self.pools[pool].schedule.checkout(asker, self.now, fit, || peer) {
             Checkout::Granted { seat, server } => self.grant(peer, seat, server),
             Checkout::Waits(ticket) => {
                 self.note(|| format!("client {peer} waits"));
