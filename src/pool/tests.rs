@@ -1,3 +1,5 @@
+//! Pools with servers and an opener of the test's own: every seam, without sockets.
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;

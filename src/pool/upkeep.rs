@@ -51,6 +51,9 @@ impl<C: Connection> Pools<C> {
             }
             self.remove_unused(&pool, &config, now);
         }
+        // A database without an entry of its own is known only while it has pools, or a mark of the console.
+        self.databases
+            .retain(|name, control| config.databases.contains_key(name) || !control.is_forgettable());
         // Waiting orders look again, in case something ended without a word.
         self.alarm.changed();
     }
@@ -90,8 +93,6 @@ impl<C: Connection> Pools<C> {
                 tracing::info!(
                     "cleaning up idle pool for user {user} on db {database} because: pool idle timeout (age= {age}s)"
                 );
-                // A database without an entry of its own is known only while it has pools, or a mark of the console.
-                self.databases.remove_if(database, |_, control| automatic && control.is_forgettable());
             }
         }
     }

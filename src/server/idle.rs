@@ -54,13 +54,18 @@ impl ServerConn {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
     use crate::server::tests::{Step, bytes, connected};
     use crate::wire::{Report, SqlState, encode};
 
     /// What a server is after it has said these bytes while idle.
     async fn heard(said: Vec<u8>) -> (ServerConn, Result<(), IdleError>) {
-        let (mut conn, _server) = connected(vec![Step::Send(said), Step::AwaitEnd]).await;
+        // It waits for a word, so that nothing arrives together with the end of the login.
+        let script = vec![Step::Expect(b'S'), Step::Send(said), Step::AwaitEnd];
+        let (mut conn, _server) = connected(script).await;
+        conn.stream.write_all(b"S\0\0\0\x04").await.expect("it listens");
         conn.stream.readable().await;
         let outcome = conn.hear_idle();
         (conn, outcome)
