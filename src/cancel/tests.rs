@@ -1,3 +1,5 @@
+//! Keys: whose they are, and that nobody else has them.
+
 use std::time::Instant;
 
 use super::*;

@@ -3,6 +3,7 @@
 //! Owns the way of a server out of its pool and back. Invariant: only a server that the relay has witnessed to be done
 //! goes back; on every other way, a panic included, it is closed and its place freed.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -146,6 +147,8 @@ pub struct Lease<State, C: Connection = ServerConn> {
     seat: Seat,
     /// Who has it; `None` once it is nobody's.
     caller: Option<Arc<Caller<C>>>,
+    /// Whether cancel requests pass by now; spares the caller's lock where nothing changes.
+    shielded: Cell<bool>,
     state: PhantomData<State>,
 }
 
@@ -156,7 +159,7 @@ impl<State, C: Connection> Lease<State, C> {
         member: Box<Member<C>>,
         caller: Option<Arc<Caller<C>>>,
     ) -> Self {
-        Self { member: Some(member), pool, seat, caller, state: PhantomData }
+        Self { member: Some(member), pool, seat, caller, shielded: Cell::new(false), state: PhantomData }
     }
 
     /// The pool it is from.
@@ -252,6 +255,7 @@ impl<State, C: Connection> Lease<State, C> {
             pool: Arc::clone(&self.pool),
             seat: self.seat,
             caller: None,
+            shielded: Cell::new(false),
             state: PhantomData,
         };
         drop(self);
@@ -275,14 +279,14 @@ impl<C: Connection> Lease<Busy, C> {
 
     /// What follows is a query of the pooler's own (parameters): the client's cancel requests must not hit it.
     pub fn shield(&self) {
-        if let Some(caller) = &self.caller {
+        if let (Some(caller), false) = (&self.caller, self.shielded.replace(true)) {
             caller.shield();
         }
     }
 
     /// What follows is the client's again.
     pub fn unshield(&self) {
-        if let Some(caller) = &self.caller {
+        if let (Some(caller), true) = (&self.caller, self.shielded.replace(false)) {
             caller.unshield();
         }
     }

@@ -1,3 +1,5 @@
+//! What statements of all kinds leave behind, row by row.
+
 use proptest::prelude::*;
 
 use super::*;
