@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::ids::UserName;
 
+use super::access::{self, Access, Sources};
 use super::diagnostic::Level;
 use super::kinds::{Facts, FileUse, Form};
 use super::load::{Loaded, Surroundings};
@@ -181,9 +183,21 @@ impl<'a> Assembler<'a> {
         let secrets =
             config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
         config.secrets.extend(secrets.collect::<Vec<_>>());
+        let left_out = self.context.lenient();
+        let surroundings = self.context.surroundings;
+        let access = access::read(
+            &config.settings,
+            &mut Sources { surroundings, left_out, files: &mut files, findings: &mut self.findings },
+        );
+        let access_read = !matches!(access, Access::Unreadable);
+        config.access = match access {
+            Access::Unused => None,
+            Access::Rules(rules) => Some(rules),
+            Access::Unreadable => Some(Arc::default()),
+        };
         check::check(&config, self.context, &self.places, &mut self.findings);
         let notes = self.findings.into_result()?;
-        Ok(Loaded { config, notes, files, mentioned, auth_file_read })
+        Ok(Loaded { config, notes, files, mentioned, auth_file_read, access_read })
     }
 }
 

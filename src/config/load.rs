@@ -97,15 +97,17 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     pub(super) mentioned: BTreeSet<&'static str>,
     pub(super) auth_file_read: bool,
+    pub(super) access_read: bool,
 }
 
 impl Loaded {
     /// The configuration that takes the place of `old` while the program runs, and what changes by it.
     ///
     /// What only a start can change stays as it is. As in PgBouncer, a setting without a default that the ini file
-    /// does not mention keeps what SET gave it, and a missing `auth_file` leaves the known users in place.
+    /// does not mention keeps what SET gave it, and a missing `auth_file` leaves the known users in place; so does a
+    /// missing `auth_hba_file` with the rules.
     pub fn onto(self, old: &Config) -> (Config, ReloadPlan) {
-        let Self { mut config, mentioned, auth_file_read, .. } = self;
+        let Self { mut config, mentioned, auth_file_read, access_read, .. } = self;
         if old.dialect == Dialect::Ini {
             for row in GLOBAL.iter().filter(|row| row.default.is_none() && !mentioned.contains(row.name)) {
                 (row.copy)(&mut config.settings, &old.settings);
@@ -115,6 +117,9 @@ impl Loaded {
             for (user, secret) in &old.secrets {
                 config.secrets.entry(user.clone()).or_insert_with(|| secret.clone());
             }
+        }
+        if !access_read && old.access.is_some() {
+            config.access.clone_from(&old.access);
         }
         let plan = diff(old, &config);
         for row in GLOBAL.iter().filter(|row| row.reload == Reload::Restart) {

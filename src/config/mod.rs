@@ -6,17 +6,22 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{DatabaseName, UserName};
 
+mod access;
 mod assemble;
 mod check;
 mod diagnostic;
 mod diff;
 mod effective;
+pub mod hba;
+pub mod ident;
 mod ini;
 mod kinds;
+pub mod ldap;
 mod load;
 mod render;
 mod settings;
@@ -26,6 +31,7 @@ mod tests;
 mod toml;
 mod userlist;
 mod value;
+mod words;
 
 pub use diagnostic::{Diagnostic, Level};
 pub use diff::{Change, ReloadPlan, diff};
@@ -203,6 +209,8 @@ pub struct Config {
     pub peers: BTreeMap<u16, Peer>,
     /// The secrets of `auth_file` and of users' `password`, as they stand there: plain, `md5…` or `SCRAM-SHA-256$…`.
     pub secrets: BTreeMap<UserName, Secret>,
+    /// The rules of `auth_hba_file`; `None` where `auth_type` is not `hba`.
+    pub access: Option<Arc<hba::Rules>>,
 }
 
 /// An entry of `[databases]`. `None` means: as the global setting says.

@@ -6,6 +6,7 @@ use crate::ids::UserName;
 
 use super::Secret;
 use super::value::{self, user_name};
+use super::words::unquote;
 
 /// PgBouncer's limit: MAX_PASSWORD in `include/bouncer.h`, less its terminator.
 const SECRET_BYTES_MAX: usize = 65530;
@@ -39,21 +40,4 @@ fn user(line: &str) -> Result<(UserName, Secret), value::Fault> {
         return Err(value::Fault::new(format!("secret too long: at most {SECRET_BYTES_MAX} bytes")));
     }
     Ok((user_name(&name)?, Secret::new(secret)))
-}
-
-/// The text up to the closing quote, and what follows it.
-fn unquote(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut rest = text;
-    loop {
-        let (part, after) = rest.split_once('"')?;
-        value.push_str(part);
-        match after.strip_prefix('"') {
-            Some(after) => {
-                value.push('"');
-                rest = after;
-            }
-            None => return Some((value, after)),
-        }
-    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Config, Diagnostic, Dialect, Loaded, Look, Surroundings, read};
 
+mod access;
 mod ini;
 mod reload;
 mod table;
