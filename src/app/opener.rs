@@ -1,6 +1,7 @@
 //! Opens servers for pools: on which worker, where, and with which credentials.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use dashmap::DashMap;
@@ -49,6 +50,8 @@ impl Origins {
 #[derive(Default)]
 pub struct Openings {
     workers: RwLock<Vec<mpsc::UnboundedSender<OpenTask<ServerConn>>>>,
+    /// Whose turn it is where no worker asks for itself.
+    turn: AtomicUsize,
 }
 
 impl Openings {
@@ -61,8 +64,8 @@ impl Openings {
 impl Opener<ServerConn> for Openings {
     fn open(&self, worker: Option<WorkerId>, task: OpenTask<ServerConn>) {
         let workers = self.workers.read();
-        let index = worker.map_or(0, |it| usize::from(it.0));
-        if let Some(worker) = workers.get(index) {
+        let turn = || self.turn.fetch_add(1, Ordering::Relaxed) % workers.len().max(1);
+        if let Some(worker) = workers.get(worker.map_or_else(turn, |it| usize::from(it.0))) {
             // Where the worker has ended the task comes back and is dropped, which frees its place.
             let _ = worker.send(task);
         }

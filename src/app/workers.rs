@@ -132,6 +132,7 @@ async fn run(
         id,
         spare: RefCell::new(Spare::default()),
         registry: Arc::clone(&process.registry),
+        roster: Arc::clone(&process.roster),
         config: Arc::clone(&process.config),
         connector: Arc::clone(&process.connector),
     });

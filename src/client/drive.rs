@@ -24,10 +24,10 @@ use crate::config::{ClientSettings, Compatibility, PoolMode};
 use crate::net::Stream;
 use crate::pool::{Answer, Busy, Cancel, Claim, Lease, Pool, Refusal};
 use crate::server::ServerConn;
+use crate::session::params::Values;
 use crate::session::pipe::{Pipe, SLICES_MAX, Spare};
 use crate::session::relay::{Closing, Relay, Rules, Turn};
 use crate::session::verdict::{CloseReason, Verdict};
-use crate::stats::Disconnect;
 use crate::wire::Report;
 
 /// How long a client that was told to go may take to read what it was told.
@@ -72,6 +72,14 @@ pub struct Driver {
     /// When to give up on a client that is being sent away, or on the server of one that is gone.
     give_up: Option<Instant>,
     ended: Option<Ended>,
+    shown: Shown,
+}
+
+/// What the roster says of the client.
+struct Shown {
+    query_since: Option<Instant>,
+    prepared: usize,
+    reported: Arc<Values>,
 }
 
 /// What a driver is made of.
@@ -99,6 +107,8 @@ impl Driver {
         };
         let compatibility = config.settings.compatibility;
         drop(config);
+        let shown =
+            Shown { query_since: None, prepared: 0, reported: Arc::clone(&relay.parameters().reported) };
         relay.from_client().fill_from(&input, &mut worker.spare.borrow_mut());
         Self {
             worker,
@@ -116,6 +126,7 @@ impl Driver {
             noticed: false,
             give_up: None,
             ended: None,
+            shown,
         }
     }
 
@@ -161,6 +172,7 @@ impl Driver {
         if let (Some(lease), false) = (&self.lease, self.relay.is_adjusting()) {
             lease.unshield();
         }
+        self.show(now);
         if let Some((session, verdict)) = self.relay.take_released() {
             self.take_leave(session, verdict, now);
         }
@@ -168,6 +180,31 @@ impl Driver {
             self.ended.get_or_insert(Ended::Terminated);
         }
         result
+    }
+
+    /// Brings the roster up to date where something has changed.
+    fn show(&mut self, now: Instant) {
+        let entry = self.claim.caller().entry();
+        let since = self.relay.query_since();
+        if self.shown.query_since != since {
+            self.shown.query_since = since;
+            match since {
+                Some(_) => entry.request_started(self.worker.roster.micros(now)),
+                None => entry.requests_done(),
+            }
+        }
+        if self.shown.prepared != self.relay.prepared() {
+            self.shown.prepared = self.relay.prepared();
+            entry.set_prepared(self.shown.prepared);
+        }
+        let reported = &self.relay.parameters().reported;
+        if !Arc::ptr_eq(&self.shown.reported, reported) {
+            self.shown.reported = Arc::clone(reported);
+            let name = reported.value("application_name");
+            if entry.application_name().as_deref() != name {
+                entry.set_application_name(name.map(Arc::from));
+            }
+        }
     }
 
     /// Gives a server back as the relay's verdict says.
@@ -196,14 +233,7 @@ impl Driver {
             Poll::Pending => false,
             Poll::Ready(reason) => {
                 let report = patience::sent_away(reason, self.compatibility);
-                self.send_away(
-                    report,
-                    if reason == Disconnect::Shutdown {
-                        CloseReason::Timeout
-                    } else {
-                        CloseReason::ClientLeft
-                    },
-                );
+                self.send_away(report, CloseReason::ClientSentAway);
                 true
             }
         }

@@ -10,6 +10,7 @@ use crate::ids::WorkerId;
 use crate::prepared::Registry;
 use crate::server::Connector;
 use crate::session::pipe::Spare;
+use crate::stats::Roster;
 
 /// A worker as its clients see it. It stays on its thread.
 pub struct Worker {
@@ -19,6 +20,8 @@ pub struct Worker {
     pub spare: RefCell<Spare>,
     /// The statements all clients share.
     pub registry: Arc<Registry>,
+    /// Who is connected.
+    pub roster: Arc<Roster>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// Sends cancel requests.

@@ -87,9 +87,20 @@ impl Registry {
     }
 }
 
-/// A client's own names for statements.
+/// A client's own names for statements. It takes no memory while there are none.
 #[derive(Debug, Default)]
-pub struct Names(Option<Box<HashMap<Box<[u8]>, Arc<Statement>>>>);
+pub struct Names(Option<Box<Meanings>>);
+
+type Meanings = HashMap<Box<[u8]>, Arc<Statement>>;
+
+/// What a name meant before it was given another meaning or none.
+#[derive(Debug)]
+pub struct Renamed {
+    /// The name.
+    pub name: Box<[u8]>,
+    /// What it meant; `None`: nothing.
+    pub before: Option<Arc<Statement>>,
+}
 
 impl Names {
     /// What the client calls `name`.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::prepared::{Names, Shelf, Statement};
+use crate::prepared::{Names, Renamed, Shelf, Statement};
 use crate::wire::backend::tag;
 
 /// Entries that a server may owe before no more is read from its client. Above
@@ -53,8 +53,8 @@ pub enum Fate {
 /// What a message changed in advance, to be taken back if an error makes the server skip it.
 #[derive(Debug, Default)]
 pub struct Undo {
-    /// The client's name, and what it meant before.
-    pub renamed: Option<(Box<[u8]>, Option<Arc<Statement>>)>,
+    /// The client's name has another meaning.
+    pub renamed: Option<Renamed>,
     /// The server was to have this statement.
     pub parsed: Option<Arc<Statement>>,
     /// The server was to lose this one.
@@ -225,8 +225,8 @@ impl Queue {
         names.clear();
         shelf.clear();
         for undo in self.0.iter().filter_map(|it| it.undo.as_deref()) {
-            if let (Some((name, _)), Some(parsed)) = (&undo.renamed, &undo.parsed) {
-                names.replace(name, Some(Arc::clone(parsed)));
+            if let (Some(renamed), Some(parsed)) = (&undo.renamed, &undo.parsed) {
+                names.replace(&renamed.name, Some(Arc::clone(parsed)));
             }
             if let Some(parsed) = &undo.parsed {
                 shelf.put(Arc::clone(parsed));
@@ -259,7 +259,7 @@ impl Undo {
         if let Some(closed) = self.closed {
             shelf.put(closed);
         }
-        if let Some((name, before)) = self.renamed {
+        if let Some(Renamed { name, before }) = self.renamed {
             names.replace(&name, before);
         }
     }
@@ -335,12 +335,15 @@ mod tests {
         let mut queue = queue(&[Reply::Bind]);
         // The client closed `s`, then parsed it anew: both are skipped.
         let before = names.replace(b"s", None);
-        let undo = Undo { renamed: Some((b"s"[..].into(), before)), ..Undo::default() };
+        let undo = Undo { renamed: Some(Renamed { name: b"s"[..].into(), before }), ..Undo::default() };
         queue.push_undoable(Reply::Close, Fate::Answer(b"3"), undo);
         let before = names.replace(b"s", Some(Arc::clone(&new)));
         shelf.put(Arc::clone(&new));
-        let undo =
-            Undo { renamed: Some((b"s"[..].into(), before)), parsed: Some(Arc::clone(&new)), closed: None };
+        let undo = Undo {
+            renamed: Some(Renamed { name: b"s"[..].into(), before }),
+            parsed: Some(Arc::clone(&new)),
+            closed: None,
+        };
         queue.push_undoable(Reply::Parse, Fate::Pass, undo);
         assert!(queue.on_error(&mut names, &mut shelf));
         assert_eq!(names.find(b"s").map(|it| it.id()), Some(old.id()));

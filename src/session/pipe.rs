@@ -50,6 +50,7 @@ impl Buffer {
 
 /// A worker's buffers that no pipe uses just now.
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "a buffer goes from here into a pipe and back as the box that it is")]
 pub struct Spare(Vec<Box<Buffer>>);
 
 impl Spare {

@@ -226,6 +226,11 @@ impl Relay {
         }
     }
 
+    /// Since when the client has waited for an answer.
+    pub fn query_since(&self) -> Option<Instant> {
+        self.query_since
+    }
+
     /// When the transaction began that the client is in.
     pub fn transaction_since(&self) -> Option<Instant> {
         self.transaction_since

@@ -40,6 +40,8 @@ pub enum CloseReason {
     ProtocolViolation,
     /// Its client left in the middle of a query or transaction.
     ClientLeft,
+    /// Its client was told to go.
+    ClientSentAway,
     /// How many answers it still owes can't be told.
     Uncertain,
     /// The settings that its client wants were refused.
@@ -57,6 +59,7 @@ impl CloseReason {
             Self::ServerGone => "server conn crashed?",
             Self::ProtocolViolation => "bad packet from server",
             Self::ClientLeft => "client disconnect while server was not ready",
+            Self::ClientSentAway => "client was sent away",
             Self::Uncertain => "outstanding replies unknown",
             Self::ParametersRefused => "invalid server parameter",
             Self::TransactionBlock => "transaction blocks not allowed in statement pooling mode",

@@ -10,7 +10,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::upstream::invalid;
 use super::{Relay, Turn};
-use crate::prepared::{Presence, Statement};
+use crate::prepared::{Presence, Renamed, Statement};
 use crate::session::owed::{Fate, Reply, Undo};
 use crate::session::residue::{self, Residue};
 use crate::wire::frame::HEADER;
@@ -131,7 +131,7 @@ impl Relay {
         let text = |rest: &[u8]| rest[..memchr::memchr(0, rest).unwrap_or(rest.len())].to_vec();
         let statement = turn.registry.intern(rest, || residue::of_statement(&text(rest), reported));
         let before = self.names.replace(&parse.name, Some(Arc::clone(&statement)));
-        let renamed = Some((parse.name, before));
+        let renamed = Some(Renamed { name: parse.name, before });
         let presence = server.shelf.touch(&statement);
         if presence == Presence::Here {
             let undo = Undo { renamed, ..Undo::default() };
@@ -256,7 +256,7 @@ impl Relay {
             Some(name) if self.rules.tracks_names() => {
                 let before = self.names.replace(&name, None);
                 if let Some(server) = &mut self.server {
-                    let undo = Undo { renamed: Some((name, before)), ..Undo::default() };
+                    let undo = Undo { renamed: Some(Renamed { name, before }), ..Undo::default() };
                     server.queue.push_undoable(Reply::Close, Fate::Answer(encode::CLOSE_COMPLETE), undo);
                 }
                 self.drop_message(header);
