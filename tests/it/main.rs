@@ -5,10 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auth;
 mod cancel;
+mod differential;
 mod parameters;
 mod pools;
+mod prepared;
 mod protocol;
 mod relay;
 mod schema;
 mod timeouts;
+mod tls;

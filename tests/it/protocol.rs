@@ -32,7 +32,8 @@ const APP: &[(&str, &str)] = &[("user", "app"), ("database", "app")];
 #[test]
 fn a_login_ends_with_the_servers_parameters_a_key_and_ready() {
     let cluster = Cluster::shared();
-    let (client, messages) = start_up(&trusted(), PROTOCOL_3_0, APP);
+    let pooler = trusted();
+    let (client, messages) = start_up(&pooler, PROTOCOL_3_0, APP);
     let order: String = tags(&messages).chars().filter(|tag| *tag != 'S').collect();
     assert_eq!(order, "RKZ");
     assert_eq!(client.key.len(), 4);
@@ -45,7 +46,8 @@ fn a_login_ends_with_the_servers_parameters_a_key_and_ready() {
 
 #[test]
 fn protocol_3_2_has_longer_keys() {
-    let (mut client, messages) = start_up(&trusted(), PROTOCOL_3_2, APP);
+    let pooler = trusted();
+    let (mut client, messages) = start_up(&pooler, PROTOCOL_3_2, APP);
     assert!(!tags(&messages).contains('v'), "{messages:?}");
     assert!((5..=256).contains(&client.key.len()), "{} bytes", client.key.len());
     assert_eq!(client.value("SELECT 1"), "1");
@@ -96,7 +98,8 @@ fn a_start_up_that_cannot_be_is_refused_with_the_reason() {
 
 #[test]
 fn the_database_is_named_like_the_user_by_default() {
-    let (mut client, _) = start_up(&trusted(), PROTOCOL_3_0, &[("user", "app")]);
+    let pooler = trusted();
+    let (mut client, _) = start_up(&pooler, PROTOCOL_3_0, &[("user", "app")]);
     assert_eq!(client.value("SELECT current_database()"), "app");
 }
 

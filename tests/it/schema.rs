@@ -71,11 +71,20 @@ fn a_clients_own_search_path_does_not_reach_the_next_client() {
 
 #[test]
 fn a_schema_may_have_any_name() {
-    for name in ["With Capitals", "quo\"ted", "comma,dot.space ", "it's", "back\\slash", "größe", "$user"] {
+    for name in ["With Capitals", "dot.ted name", "it's", "back\\slash", "größe", "select"] {
         schemas(&[name]);
         let pooler = with_schema(name);
         assert_eq!(current(&mut pooler.connect("entry", "app")), name);
     }
+}
+
+#[test]
+fn a_list_is_a_search_path() {
+    schemas(&["first_of_two"]);
+    let pooler = with_schema("first_of_two, pg_catalog");
+    let mut client = pooler.connect("entry", "app");
+    assert_eq!(client.value("SHOW search_path"), "first_of_two, pg_catalog");
+    assert_eq!(client.value("TABLE whose"), "first_of_two");
 }
 
 #[test]

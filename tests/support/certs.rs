@@ -1,6 +1,10 @@
 //! Certificates for the tests, made anew by each process: one authority, a server, clients, and a stranger's authority.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
@@ -46,6 +50,26 @@ impl Certificates {
             }
         })
     }
+}
+
+/// What a client needs for TLS with a server that has a certificate of our authority; `own` is what it shows itself.
+pub fn client_config(own: Option<&Pair>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let authority = Certificates::get().authority.as_bytes();
+    roots.add(CertificateDer::from_pem_slice(authority).expect("PEM")).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.expect("the provider has the versions").with_root_certificates(roots);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(pair) => {
+            let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM")];
+            let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("PEM");
+            builder.with_client_auth_cert(chain, key).expect("certificate and key belong together")
+        }
+    };
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    Arc::new(config)
 }
 
 fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::certs::Certificates;
+use super::certs::{Certificates, Pair};
 use super::place::{self, Guarded};
 use super::raw::Raw;
 
@@ -115,6 +115,13 @@ impl Cluster {
         if let Some(server) = self.server.take() {
             server.stop();
         }
+    }
+
+    /// Has it show another certificate from now on.
+    pub fn replace_certificate(&self, pair: &Pair) {
+        place::write(&self.directory.join("data/server.crt"), &pair.certificate);
+        place::write(&self.directory.join("data/server.key"), &pair.key);
+        self.execute("SELECT pg_reload_conf()");
     }
 
     /// Has the server's main process stand still: the kernel accepts connections, and nobody answers them.

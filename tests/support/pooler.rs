@@ -25,6 +25,7 @@ pub struct Setup {
     /// Where the databases are by default.
     server: String,
     environment: Vec<(String, String)>,
+    files: Vec<(String, String)>,
 }
 
 /// Users and passwords of every [`Cluster`], and those of the console.
@@ -57,7 +58,14 @@ impl Setup {
     /// One without databases and users; `server` has the lines that say where PostgreSQL is.
     pub fn bare(server: &str) -> Self {
         let (settings, databases, users) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let setup = Self { settings, databases, users, server: server.to_owned(), environment: Vec::new() };
+        let setup = Self {
+            settings,
+            databases,
+            users,
+            server: server.to_owned(),
+            environment: Vec::new(),
+            files: Vec::new(),
+        };
         setup
             .set("listen_addr", "\"127.0.0.1\"")
             .set("auth_type", "\"trust\"")
@@ -112,6 +120,12 @@ impl Setup {
         self
     }
 
+    /// A file beside the configuration, which may name it without a directory.
+    pub fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
     /// An environment variable of the process.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -154,6 +168,7 @@ impl Setup {
         }
         let config = directory.join("pgweir.toml");
         place::write(&config, &self.text());
+        self.files.iter().for_each(|(name, content)| place::write(&directory.join(name), content));
         let child = spawn(&directory, &config, &self.environment);
         Pooler { directory, port, setup: self, child }
     }
@@ -269,7 +284,12 @@ impl Pooler {
 
     /// Puts another text in the place of its configuration, without telling it.
     pub fn rewrite(&self, text: &str) {
-        place::write(&self.directory.join("pgweir.toml"), text);
+        self.write("pgweir.toml", text);
+    }
+
+    /// Writes a file beside the configuration anew, without telling it.
+    pub fn write(&self, name: &str, content: &str) {
+        place::write(&self.directory.join(name), content);
     }
 
     /// The text of its configuration.

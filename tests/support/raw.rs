@@ -101,6 +101,18 @@ impl Raw {
         Ok(Self::over(Pipe::Tls(Box::new(stream))))
     }
 
+    /// The certificate that the other side showed, as DER.
+    pub fn peer_certificate(&self) -> Vec<u8> {
+        let Pipe::Tls(stream) = &self.pipe else { panic!("not over TLS") };
+        stream.conn.peer_certificates().expect("the handshake is over")[0].to_vec()
+    }
+
+    /// The protocol agreed on by ALPN.
+    pub fn alpn(&self) -> Option<Vec<u8>> {
+        let Pipe::Tls(stream) = &self.pipe else { panic!("not over TLS") };
+        stream.conn.alpn_protocol().map(<[u8]>::to_vec)
+    }
+
     /// A session of a user who needs no password.
     #[track_caller]
     pub fn connect(address: impl ToSocketAddrs + Debug, database: &str, user: &str) -> Self {
