@@ -4,6 +4,7 @@ use super::{Closing, Phase, Relay, Turn};
 use crate::session::owed::{Fate, Reply};
 use crate::session::server::CopyIn;
 use crate::session::verdict::{CloseReason, Verdict};
+use crate::wire::frontend::tag;
 use crate::wire::{TxStatus, encode};
 
 /// Whether there is still somebody to answer.
@@ -39,15 +40,6 @@ impl Relay {
         self.up_rest = super::Rest::default();
         let Some(server) = &mut self.server else { return };
         server.queue.swallow_all();
-        if server.copy_in == CopyIn::Receiving {
-            server.copy_in = CopyIn::Ended;
-            server.queue.push(Reply::CopyEnd, Fate::Swallow);
-            self.up.insert(turn.spare, |out| {
-                encode::message(out, crate::wire::frontend::tag::COPY_FAIL, |out| {
-                    encode::c_str(out, b"client is gone");
-                });
-            });
-        }
         self.advance(turn);
     }
 
@@ -67,15 +59,23 @@ impl Relay {
             self.phase = Phase::Open;
         }
         let Some(server) = &mut self.server else { return };
-        if !server.queue.is_empty() {
-            return;
+        if server.copy_in == CopyIn::Receiving {
+            // It may have begun only after the client was gone, and then it has read a Sync that came before it.
+            server.copy_in = CopyIn::Ended;
+            server.batch_open |= server.queue.front().is_some_and(|it| it.reply == Reply::Execute);
+            server.queue.push(Reply::CopyEnd, Fate::Swallow);
+            self.up.insert(turn.spare, |out| {
+                encode::message(out, tag::COPY_FAIL, |out| encode::c_str(out, b"client is gone"));
+            });
         }
         if server.batch_open || server.skipping {
+            // Without a Sync the server may keep its answers to itself.
             server.batch_open = false;
             server.skipping = false;
             server.queue.push(Reply::Sync, Fate::Swallow);
             self.up.insert(turn.spare, |out| out.extend_from_slice(encode::SYNC));
-        } else if server.status != TxStatus::Idle && self.presence == Presence::Gone {
+        }
+        if server.queue.is_empty() && server.status != TxStatus::Idle && self.presence == Presence::Gone {
             self.presence = Presence::RollingBack;
             server.queue.push(Reply::Query, Fate::Swallow);
             self.up.insert(turn.spare, |out| encode::query(out, "ROLLBACK"));

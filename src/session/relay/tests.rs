@@ -429,3 +429,34 @@ fn start_up_parameters_are_still_known_after_deallocate_all() {
     let (held, _) = bench.relay.take_released().expect("done");
     assert_eq!(held.parameters.extra.value("work_mem"), Some("1MB"));
 }
+
+#[test]
+fn a_server_is_asked_for_the_answers_that_it_holds_back_from_a_client_that_is_gone() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'P', b"\0select 1\0\0\0"));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "P");
+    bench.with(|relay, turn| relay.on_client_gone(turn));
+    assert_eq!(tags(&bench.sent_to_server()), "S");
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn a_copy_that_begins_after_its_client_is_gone_is_ended() {
+    for (sent, ends) in
+        [(messages(&[(b'Q', b"copy t from stdin\0")]), "f"), (messages(&[(b'E', b"\0\0\0\0\0")]), "SfS")]
+    {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&sent);
+        bench.grant(server());
+        bench.sent_to_server();
+        bench.with(|relay, turn| relay.on_client_gone(turn));
+        let mut after = tags(&bench.sent_to_server());
+        bench.server(&message(b'G', b"\0\0\0"));
+        after += &tags(&bench.sent_to_server());
+        assert_eq!(after, ends);
+        bench.server(&messages(&[(b'E', b"SERROR\0C57014\0Mfailed\0\0"), IDLE]));
+        assert!(bench.relay.take_released().is_some(), "{ends}");
+    }
+}
