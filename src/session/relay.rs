@@ -95,6 +95,19 @@ enum Phase {
     Refusing,
 }
 
+/// Where a DEALLOCATE ALL or DISCARD ALL of the client stands: until it is answered, nobody can tell what the
+/// client's names mean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Deallocating {
+    /// There is none.
+    #[default]
+    No,
+    /// The batch that is being sent may execute one.
+    InBatch,
+    /// That batch is on its way as a whole.
+    Sent,
+}
+
 /// The bytes of a message that are still to come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Rest {
@@ -120,6 +133,7 @@ pub struct Relay {
     phase: Phase,
     presence: Presence,
     wants_server: bool,
+    deallocating: Deallocating,
     /// The batch at the front of `up` was already sent twice.
     healed: bool,
     closing: Option<Closing>,
@@ -146,6 +160,7 @@ impl Relay {
             phase: Phase::Open,
             presence: Presence::Here,
             wants_server: false,
+            deallocating: Deallocating::No,
             healed: false,
             closing: None,
             last_event: now,

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::message::{Framer, Message};
 use super::postgres::Backend;
-use super::postgres::session::Transaction;
 use super::rng::Rng;
 use super::workload::{Item, Mode, Workload};
 
@@ -49,6 +48,7 @@ impl Client {
         let mut oracle = Backend::new(&workload.start);
         oracle.instant = true;
         oracle.forgets = workload.mode != Mode::Session;
+        oracle.forgets_statements = !workload.tracks_names;
         oracle.session.owner = Some(id);
         let value = |name: &str| oracle.session.setting(name).unwrap_or_default().to_owned();
         let view = FOLLOWED.iter().map(|name| (name.to_ascii_lowercase(), value(name))).collect();
@@ -71,10 +71,6 @@ impl Client {
             cancels: 0,
             answers: 0,
         }
-    }
-
-    pub fn start(&self) -> &[(String, String)] {
-        &self.workload.start
     }
 
     /// Everything that it was to do is done, and answered.
@@ -271,10 +267,6 @@ impl Client {
             self.outbox.len(),
             self.inbox.len(),
         )
-    }
-
-    pub fn in_transaction(&self) -> bool {
-        self.oracle.session.transaction != Transaction::Idle
     }
 }
 

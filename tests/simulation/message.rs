@@ -61,6 +61,13 @@ impl Framer {
         Some(Message { tag, body: self.0.drain(..length - 4).collect() })
     }
 
+    /// The tags of the messages in it; `None` where the last one is cut off.
+    pub fn tags(&self) -> Option<Vec<u8>> {
+        let mut rest = self.clone();
+        let tags = std::iter::from_fn(|| rest.next()).map(|it| it.tag).collect();
+        rest.is_empty().then_some(tags)
+    }
+
     /// Whether the first message is whole.
     pub fn is_ready(&self) -> bool {
         let length: Vec<u8> = self.0.iter().skip(1).take(4).copied().collect();

@@ -68,7 +68,7 @@ impl Workload {
             mode,
             start,
             units: rng.range(3, 14),
-            tracks_names: tracks_names && mode != Mode::Session,
+            tracks_names,
             listened: Vec::new(),
             dirty: false,
             in_block: false,
@@ -214,8 +214,17 @@ impl Draft<'_> {
         *self.rng.pick(&["s0", "s1", "s2", "s3"])
     }
 
+    /// What follows is about named statements, which may not outlive a transaction.
+    fn on_named_ground(&mut self) {
+        if !self.workload.tracks_names && self.workload.mode != Mode::Session {
+            self.on_clean_ground();
+            self.workload.dirty = true;
+        }
+    }
+
     /// A batch of messages about named statements. Nothing sees to it that it makes sense.
     fn named(&mut self) {
+        self.on_named_ground();
         for _ in 0..self.rng.range(1, 4) {
             let name = self.name();
             let (text, parameter) = *self.rng.pick(&SHARED);
@@ -389,6 +398,7 @@ impl Draft<'_> {
     }
 
     fn deallocate(&mut self) {
+        self.on_named_ground();
         let name = self.name();
         let sql = match self.rng.below(4) {
             0 => format!("DEALLOCATE {name}"),

@@ -305,8 +305,7 @@ impl<'t> World<'t> {
             }
         }
         for name in REPORTED {
-            let (known, actual) =
-                (session.parameters.reported.value(name), process.backend.session.setting(name));
+            let (known, actual) = (session.parameters.reported.value(name), process.backend.reported(name));
             if silent && known != actual {
                 return Err(format!(
                     "{name} of server {backend} is taken to be {known:?}, and is {actual:?}"

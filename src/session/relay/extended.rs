@@ -185,6 +185,9 @@ impl Relay {
         self.open_batch();
         self.leave_behind(bind.statement.residue());
         self.provide(&bind.statement, turn);
+        if bind.statement.residue().contains(Residue::DEALLOCATES_ALL) {
+            self.deallocates_all();
+        }
         let name = bind.statement.name().as_bytes();
         let old = self.up.undecided();
         let mut portal = [0; 64];

@@ -460,3 +460,24 @@ fn a_copy_that_begins_after_its_client_is_gone_is_ended() {
         assert!(bench.relay.take_released().is_some(), "{ends}");
     }
 }
+
+#[test]
+fn names_are_not_used_while_a_deallocate_all_is_under_way() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"s\0select 1\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    bench.sent_to_client();
+    let (held, _) = bench.relay.take_released().expect("done");
+    bench.client(&messages(&[
+        (b'Q', b"begin\0"),
+        (b'Q', b"deallocate all\0"),
+        (b'P', b"s\0select 2\0\0\0"),
+        (b'S', b""),
+    ]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "QQ");
+    bench.server(&messages(&[(b'C', b"BEGIN\0"), (b'Z', b"T"), (b'C', b"DEALLOCATE ALL\0"), (b'Z', b"T")]));
+    assert_eq!(tags(&bench.sent_to_server()), "PS", "the name is free");
+}

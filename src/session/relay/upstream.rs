@@ -1,7 +1,7 @@
 //! What a client's messages mean: each is passed on, rewritten, dropped, or held until there is a server.
 
 use super::extended::Handled;
-use super::{Closing, Phase, Relay, Rest, Turn};
+use super::{Closing, Deallocating, Phase, Relay, Rest, Turn};
 use crate::config::PoolMode;
 use crate::session::owed::{Fate, Reply};
 use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
@@ -39,7 +39,7 @@ impl Relay {
                 }
                 return;
             }
-            if self.is_congested() {
+            if self.is_congested() || self.is_settling() {
                 return;
             }
             match self.handle(header, turn) {
@@ -52,6 +52,30 @@ impl Relay {
     /// True while the client must not be read any further for want of room.
     fn is_congested(&self) -> bool {
         self.up.is_full() || self.down.is_full() || self.server.as_ref().is_some_and(|it| it.queue.is_full())
+    }
+
+    /// True while it must be known first what the client's names mean: a DEALLOCATE ALL is under way.
+    fn is_settling(&mut self) -> bool {
+        let Some(server) = &self.server else { return false };
+        if server.queue.is_empty() && self.deallocating == Deallocating::Sent {
+            self.deallocating = Deallocating::No;
+        }
+        // The same query may have gone on to COPY.
+        self.deallocating == Deallocating::Sent && server.copy_in != CopyIn::Receiving
+    }
+
+    /// The end of a batch is on its way, and perhaps a DEALLOCATE ALL with it.
+    fn ends_batch(&mut self) {
+        if self.deallocating == Deallocating::InBatch {
+            self.deallocating = Deallocating::Sent;
+        }
+    }
+
+    /// What follows will make the server forget all statements, unless it fails.
+    pub(super) fn deallocates_all(&mut self) {
+        let Some(server) = &mut self.server else { return };
+        server.shelf.mark_all_stale();
+        self.deallocating = Deallocating::InBatch;
     }
 
     /// A message that comes while no server is on loan. Returns whether it was dealt with: else it waits for one.
@@ -130,6 +154,7 @@ impl Relay {
         }
         server.skipping = false;
         server.batch_open = false;
+        self.ends_batch();
         self.send(header, Reply::Sync, turn);
     }
 
@@ -145,6 +170,7 @@ impl Relay {
         }
         // `exec_simple_query` in src/backend/tcop/postgres.c drops the unnamed statement.
         self.unnamed.forget();
+        self.ends_batch();
         self.send(header, Reply::Query, turn);
         Handled::Decided
     }
@@ -171,11 +197,12 @@ impl Relay {
         let found = residue::of_statement(text, reported);
         server.residue |= found.state();
         server.tags_decide |= header.total() > looked_at;
+        let name = (found.contains(Residue::DEALLOCATES) && self.rules.tracks_names())
+            .then(|| deallocated(text).map(Box::from));
         if found.contains(Residue::DEALLOCATES_ALL) {
-            server.shelf.mark_all_stale();
+            self.deallocates_all();
         }
-        if found.contains(Residue::DEALLOCATES) && self.rules.tracks_names() {
-            let name = deallocated(text).map(Box::from);
+        if let Some(name) = name {
             self.provide_for_deallocate(name, turn);
         }
         None

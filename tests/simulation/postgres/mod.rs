@@ -52,6 +52,8 @@ pub struct Backend {
     pub reports_at_once: bool,
     /// It is the oracle of a client whose server is cleaned after each transaction.
     pub forgets: bool,
+    /// And whose statements' names nobody keeps apart, so that they do not outlive a transaction either.
+    pub forgets_statements: bool,
     /// It is the oracle: nothing takes time.
     pub instant: bool,
     /// The next thing that can be cancelled is.
@@ -80,6 +82,7 @@ impl Backend {
             last_reported,
             reports_at_once: false,
             forgets: false,
+            forgets_statements: false,
             instant: false,
             interrupted: false,
             stale: false,
@@ -96,13 +99,20 @@ impl Backend {
         matches!(self.state, State::Slow(_))
     }
 
-    /// In no transaction, with nothing half done.
+    /// In no transaction, with nothing half done. What is left of a COPY that has failed may still lie there: it
+    /// will be ignored, whoever comes next.
     pub fn is_at_rest(&self) -> bool {
+        let late_data = |tags: Vec<u8>| tags.iter().all(|it| matches!(it, b'd' | b'c' | b'f'));
         self.state == State::Ready
             && !self.skips
             && self.session.transaction == Transaction::Idle
-            && self.input.is_empty()
+            && (self.input.is_empty() || self.input.tags().is_some_and(late_data))
             && self.held.is_empty()
+    }
+
+    /// What it said last of a setting.
+    pub fn reported(&self, name: &str) -> Option<&str> {
+        self.last_reported.get(name).map(String::as_str)
     }
 
     /// What one client must not find of another's. The settings in `known` are the pooler's own doing.
@@ -304,7 +314,7 @@ impl Backend {
         if self.session.transaction == Transaction::Idle {
             self.portals.clear();
             if self.forgets {
-                self.session.forget();
+                self.session.forget(self.forgets_statements);
             }
             self.deliver();
         }
@@ -534,7 +544,9 @@ impl Backend {
                 self.session.owner, prepared.owner
             ));
         }
-        (0..fields.u16()).for_each(|_| drop(fields.u16()));
+        for _ in 0..fields.u16() {
+            fields.u16();
+        }
         let values = fields.u16();
         let value = (values > 0).then(|| {
             let length = fields.u32() as usize;

@@ -158,16 +158,15 @@ impl Session {
     }
 
     /// What pooling by transactions takes away from a client at the end of each.
-    pub fn forget(&mut self) {
+    pub fn forget(&mut self, all_statements: bool) {
         let kept = |name: &String| REPORTED.iter().any(|it| it.eq_ignore_ascii_case(name));
         let mut settings = std::mem::take(&mut self.now.settings);
         settings.retain(|name, _| kept(name));
         self.now = Transactional { settings, ..Transactional::default() };
         self.locks.clear();
-        self.prepared.retain(|_, it| !it.by_sql);
+        self.prepared.retain(|_, it| !it.by_sql && !all_statements);
     }
 
-    /// The settings of the session's start are those of now: for a client whose start-up message was applied late.
     fn set(&mut self, name: &str, value: Option<&str>, local: bool) -> Result<(), Failure> {
         let key = name.to_ascii_lowercase();
         if !self.boot.contains_key(&key) {
