@@ -87,58 +87,106 @@ pub struct Placed {
 
 /// All that a server owes.
 #[derive(Debug, Default)]
-pub struct Queue(VecDeque<Owed>);
+pub struct Queue {
+    due: VecDeque<Owed>,
+    /// How many of them changed something in advance.
+    undos: usize,
+    /// How many of them end with ReadyForQuery.
+    ends: usize,
+}
 
 impl Queue {
     /// One more reply is due.
     #[inline]
     pub fn push(&mut self, reply: Reply, fate: Fate) {
-        self.0.push_back(Owed { reply, fate, undo: None });
+        self.ends += usize::from(reply.ends());
+        self.due.push_back(Owed { reply, fate, undo: None });
     }
 
     /// One more reply is due, to a message that changed something in advance.
     pub fn push_undoable(&mut self, reply: Reply, fate: Fate, undo: Undo) {
-        self.0.push_back(Owed { reply, fate, undo: Some(Box::new(undo)) });
+        self.undos += 1;
+        self.due.push_back(Owed { reply, fate, undo: Some(Box::new(undo)) });
+    }
+
+    #[inline]
+    fn pop(&mut self) {
+        if let Some(owed) = self.due.pop_front() {
+            self.undos -= usize::from(owed.undo.is_some());
+            self.ends -= usize::from(owed.reply.ends());
+        }
+    }
+
+    /// Drops the first `count`; returns what they would take back, in their order.
+    fn drop_front(&mut self, count: usize) -> Vec<Undo> {
+        let mut undos = Vec::new();
+        for owed in self.due.drain(..count) {
+            self.ends -= usize::from(owed.reply.ends());
+            undos.extend(owed.undo.map(|it| *it));
+        }
+        self.undos -= undos.len();
+        undos
+    }
+
+    /// True where batches that are on their way as a whole are not answered yet: whether they fail, and whether a
+    /// transaction fails with them, is not known.
+    #[inline]
+    pub fn owes_batches(&self) -> bool {
+        self.ends > 0
+    }
+
+    /// True where one of those batches may have changed what the client calls `name`, or whether the server has a
+    /// statement, so that neither can be told before it is answered.
+    pub fn is_uncertain(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        if self.undos == 0 || self.ends == 0 {
+            return false;
+        }
+        let earlier = self.due.iter().rposition(|it| it.reply.ends()).unwrap_or(0);
+        self.due
+            .iter()
+            .take(earlier)
+            .filter_map(|it| it.undo.as_deref())
+            .any(|it| it.is_about(name, statement))
     }
 
     /// True when nothing is due.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.due.is_empty()
     }
 
     /// How much is due.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.due.len()
     }
 
     /// True when no more should be asked of the server for now.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.0.len() >= OWED_MAX
+        self.due.len() >= OWED_MAX
     }
 
     /// What is due next.
     pub fn front(&self) -> Option<&Owed> {
-        self.0.front()
+        self.due.front()
     }
 
     /// True where the client waits for one of these replies.
     pub fn owes_client(&self) -> bool {
-        self.0.iter().any(|it| it.fate != Fate::Swallow && it.reply != Reply::CopyEnd)
+        self.due.iter().any(|it| it.fate != Fate::Swallow && it.reply != Reply::CopyEnd)
     }
 
     /// Takes the next answer that the pooler gives itself, if its turn has come.
     #[inline]
     pub fn take_answer(&mut self) -> Option<&'static [u8]> {
         loop {
-            match self.0.front()? {
+            match self.due.front()? {
                 Owed { reply: Reply::CopyEnd, .. } => {
-                    self.0.pop_front();
+                    self.pop();
                 }
                 Owed { fate: Fate::Answer(bytes), .. } => {
                     let bytes = *bytes;
-                    self.0.pop_front();
+                    self.pop();
                     return Some(bytes);
                 }
                 _ => return None,
@@ -151,7 +199,7 @@ impl Queue {
     /// Errors: a message that answers nothing that is due.
     #[inline]
     pub fn place(&mut self, tag: u8) -> Result<Placed, Unexpected> {
-        let Some(front) = self.0.front() else { return Err(Unexpected) };
+        let Some(front) = self.due.front() else { return Err(Unexpected) };
         let placed = Placed { fate: front.fate, reply: front.reply };
         let last = match (front.reply, tag) {
             (Reply::Parse, tag::PARSE_COMPLETE)
@@ -177,7 +225,7 @@ impl Queue {
             _ => return Err(Unexpected),
         };
         if last {
-            self.0.pop_front();
+            self.pop();
         }
         Ok(placed)
     }
@@ -185,38 +233,38 @@ impl Queue {
     /// An error came in place of the next reply. Returns whether the server skips everything up to a Sync that is
     /// yet to come.
     pub fn on_error(&mut self, names: &mut Names, shelf: &mut Shelf) -> bool {
-        match self.0.front() {
+        match self.due.front() {
             // These end with ReadyForQuery in any case.
             None | Some(Owed { reply: Reply::Query | Reply::Sync | Reply::FunctionCall, .. }) => {
                 return false;
             }
             Some(_) => {}
         }
-        let skipped = self.0.iter().position(|it| it.reply == Reply::Sync).unwrap_or(self.0.len());
+        let skipped = self.due.iter().position(|it| it.reply == Reply::Sync).unwrap_or(self.due.len());
         // The newest change is taken back first, so that the oldest meaning of a name is what remains.
-        let undos: Vec<Box<Undo>> = self.0.drain(..skipped).filter_map(|it| it.undo).collect();
-        undos.into_iter().rev().for_each(|it| it.take_back(names, shelf));
-        self.0.is_empty()
+        self.drop_front(skipped).into_iter().rev().for_each(|it| it.take_back(names, shelf));
+        self.due.is_empty()
     }
 
     /// COPY IN has ended well: the server has read everything up to the client's CopyDone, and in COPY mode it
     /// ignores Sync and Flush (`CopyGetData` in src/backend/commands/copyfromparse.c).
     pub fn on_copy_in_done(&mut self) {
-        if let Some(end) = self.0.iter().position(|it| it.reply == Reply::CopyEnd) {
-            self.0.drain(..=end);
+        if let Some(end) = self.due.iter().position(|it| it.reply == Reply::CopyEnd) {
+            self.drop_front(end + 1);
         }
     }
 
     /// True where a Sync went out after the statement that has begun to copy and before the end of its data: if
     /// that copy fails, nobody can tell whether the server has read it in COPY mode or will answer it.
     pub fn has_early_sync(&self) -> bool {
-        self.0.iter().skip(1).take_while(|it| it.reply != Reply::CopyEnd).any(|it| it.reply == Reply::Sync)
+        self.due.iter().skip(1).take_while(|it| it.reply != Reply::CopyEnd).any(|it| it.reply == Reply::Sync)
     }
 
     /// The statement that failed in COPY mode and all that went out before the end of its data are over.
     pub fn drop_copy(&mut self) {
-        let end = self.0.iter().position(|it| it.reply == Reply::CopyEnd).map_or(self.0.len(), |it| it + 1);
-        self.0.drain(..end);
+        let end =
+            self.due.iter().position(|it| it.reply == Reply::CopyEnd).map_or(self.due.len(), |it| it + 1);
+        self.drop_front(end);
     }
 
     /// All statements are gone from the server and the client's names with them; what later messages made anew
@@ -224,7 +272,7 @@ impl Queue {
     pub fn on_deallocate_all(&self, names: &mut Names, shelf: &mut Shelf) {
         names.clear();
         shelf.clear();
-        for undo in self.0.iter().filter_map(|it| it.undo.as_deref()) {
+        for undo in self.due.iter().filter_map(|it| it.undo.as_deref()) {
             if let (Some(renamed), Some(parsed)) = (&undo.renamed, &undo.parsed) {
                 names.replace(&renamed.name, Some(Arc::clone(parsed)));
             }
@@ -236,22 +284,36 @@ impl Queue {
 
     /// True where exactly the messages of one batch are due, its Sync being the last.
     pub fn is_one_batch(&self) -> bool {
-        self.0.iter().position(|it| it.reply == Reply::Sync).is_some_and(|it| it + 1 == self.0.len())
+        self.due.iter().position(|it| it.reply == Reply::Sync).is_some_and(|it| it + 1 == self.due.len())
     }
 
     /// Nobody gets what is still due from the server. The pooler's own answers keep their places: the server does
     /// not give them.
     pub fn swallow_all(&mut self) {
-        self.0.iter_mut().filter(|it| it.fate == Fate::Pass).for_each(|it| it.fate = Fate::Swallow);
+        self.due.iter_mut().filter(|it| it.fate == Fate::Pass).for_each(|it| it.fate = Fate::Swallow);
     }
 
     /// What is due no longer matters.
     pub fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
+    }
+}
+
+impl Reply {
+    /// Whether ReadyForQuery ends it.
+    fn ends(self) -> bool {
+        matches!(self, Self::Query | Self::Sync | Self::FunctionCall)
     }
 }
 
 impl Undo {
+    fn is_about(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        let same = |it: &Arc<Statement>| statement.is_some_and(|other| it.id() == other.id());
+        self.renamed.as_ref().is_some_and(|it| *it.name == *name)
+            || self.parsed.as_ref().is_some_and(same)
+            || self.closed.as_ref().is_some_and(same)
+    }
+
     fn take_back(self, names: &mut Names, shelf: &mut Shelf) {
         if let Some(parsed) = self.parsed {
             shelf.remove(&parsed);

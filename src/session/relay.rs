@@ -27,6 +27,7 @@ mod extended;
 mod leaving;
 mod upstream;
 
+use downstream::HEAL_BYTES_MAX;
 use leaving::Presence;
 
 /// The settings that decide what messages mean; they may change from one loan to the next.
@@ -344,12 +345,19 @@ impl Relay {
         self.give_answers(turn);
         self.finish_leaving(turn);
         self.release_if_done();
+        if self.up.since_mark() > HEAL_BYTES_MAX {
+            self.up.unmark();
+        }
         self.up.tidy(turn.spare);
         self.down.tidy(turn.spare);
     }
 
     /// Gives the answers that are the pooler's own and whose turn has come.
     fn give_answers(&mut self, turn: &mut Turn<'_>) {
+        if self.down_rest.bytes > 0 {
+            // It would land in the middle of a message.
+            return;
+        }
         let Some(server) = &mut self.server else { return };
         while let Some(answer) = server.queue.take_answer() {
             if self.presence == Presence::Here {

@@ -39,6 +39,8 @@ pub struct Server {
     pub(super) residue: Residue,
     /// Some statement's text was not seen whole, so that command tags tell what it left.
     pub(super) tags_decide: bool,
+    /// Its only statement of a name not the pooler's was made for a DEALLOCATE that is under way.
+    pub(super) lent_name: bool,
     pub(super) condemned: Option<CloseReason>,
 }
 

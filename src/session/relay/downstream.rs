@@ -17,7 +17,7 @@ use crate::wire::{Error, Header, Report, SqlState, TxStatus, encode};
 /// The routine's name is not translated, the message is.
 const STALE_PLAN_ROUTINE: &[u8] = b"RRevalidateCachedQuery\0";
 /// Bytes of a batch that are kept to be sent once more.
-const HEAL_BYTES_MAX: usize = 32 * 1024;
+pub(super) const HEAL_BYTES_MAX: usize = 32 * 1024;
 
 /// What was decided about a message.
 enum Decision {
@@ -27,6 +27,27 @@ enum Decision {
     Done,
     /// This many bytes must be here first.
     NeedsMore(usize),
+}
+
+/// What a command tag says that matters to the pooler's own doings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// A setting was set, perhaps to the server's default.
+    Setting,
+    /// A statement was deallocated by its name.
+    Deallocated,
+    /// Neither.
+    Other,
+}
+
+impl Change {
+    fn of(tag: &[u8]) -> Self {
+        match tag {
+            b"SET" | b"RESET" => Self::Setting,
+            b"DEALLOCATE" => Self::Deallocated,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Relay {
@@ -157,11 +178,11 @@ impl Relay {
 
     fn complete(&mut self, header: Header) -> Result<Decision, Error> {
         self.up.unmark();
-        let (meaning, sets) = {
+        let (meaning, change) = {
             let body = self.body(header);
             // Rows are what most statements end with; their tags say nothing of interest.
             let tag = body.strip_suffix(b"\0").ok_or(Error::Broken("CommandComplete"))?;
-            (residue::of_tag(tag), matches!(tag, b"SET" | b"RESET"))
+            (residue::of_tag(tag), Change::of(tag))
         };
         let Some(server) = &mut self.server else { return Ok(Decision::Give(false)) };
         let placed = server.queue.place(header.tag).map_err(|_| Error::Broken("order of a server's"))?;
@@ -174,6 +195,9 @@ impl Relay {
         if server.tags_decide {
             server.residue |= meaning.leaves.state();
         }
+        if change == Change::Deallocated && std::mem::take(&mut server.lent_name) {
+            server.residue = server.residue.without(Residue::PREPARED);
+        }
         if meaning.deallocates_all {
             server.queue.on_deallocate_all(&mut self.names, &mut server.shelf);
         }
@@ -183,7 +207,7 @@ impl Relay {
         }
         if meaning.clears.contains(Residue::SETTING) {
             server.parameters.extra = Default::default();
-        } else if sets && !server.parameters.extra.is_empty() {
+        } else if change == Change::Setting && !server.parameters.extra.is_empty() {
             // It may have been set to the server's own default, where the client's is another.
             server.residue |= Residue::SETTING;
         }
@@ -212,6 +236,11 @@ impl Relay {
         }
         self.up.unmark();
         let Some(server) = &mut self.server else { return Ok(Decision::Give(false)) };
+        if server.is_done() && self.rules.mode != PoolMode::Session {
+            // It says good-bye, and the client has nothing to do with it any more.
+            server.condemned = Some(CloseReason::ServerGone);
+            return Ok(Decision::Give(false));
+        }
         let front = server.queue.front().map(|it| (it.reply, it.fate));
         if server.copy_in == CopyIn::No {
             server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
+use super::downstream::HEAL_BYTES_MAX;
 use super::upstream::invalid;
 use super::{Relay, Turn};
 use crate::prepared::{Presence, Renamed, Statement};
 use crate::session::owed::{Fate, Reply, Undo};
-use crate::session::residue::{self, Residue};
+use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{BindHead, Parse, Target, tag};
 use crate::wire::limits::{NAME_BYTES_MAX, PARSE_BYTES_MAX};
@@ -30,6 +31,8 @@ pub(super) struct Unnamed {
     pub(super) here: bool,
     /// Its Parse from the text on, kept where its Bind may come after the server was given back.
     copy: Option<Box<[u8]>>,
+    /// What it leaves behind when executed.
+    residue: Residue,
 }
 
 impl Unnamed {
@@ -46,6 +49,8 @@ pub(super) enum Handled {
     Decided,
     /// This many of its bytes must be here first.
     NeedsMore(usize),
+    /// The server must answer first: what the message means depends on whether an earlier batch fails.
+    Waits,
 }
 
 impl Relay {
@@ -72,16 +77,17 @@ impl Relay {
             Ok(parse) => {
                 let (name, size) = (Box::from(parse.name), HEADER + parse.name.len() + 1);
                 let harmless_failure = !ends_transaction(parse.text);
-                self.parse_named(header, NamedParse { name, size, fails: harmless_failure }, turn);
+                return self.parse_named(header, NamedParse { name, size, fails: harmless_failure }, turn);
             }
         }
         Handled::Decided
     }
 
     fn parse_unnamed(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
-        if let Some(needed) = self.judge_text(header, |body| text_after_name(body), turn) {
-            return Handled::NeedsMore(needed);
-        }
+        self.unnamed.residue = match self.judge_text(header, |body| text_after_name(body), turn) {
+            Ok(residue) => residue,
+            Err(handled) => return handled,
+        };
         let undecided = self.up.undecided();
         let whole = undecided.get(HEADER..header.total());
         self.unnamed.copy = match whole {
@@ -101,8 +107,8 @@ impl Relay {
     /// A named Parse that goes to the server as it is: in session mode, where the server is the client's own, or
     /// without `max_prepared_statements`, where it must not outlive the client's turn.
     fn parse_untracked(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
-        if let Some(needed) = self.judge_text(header, |body| text_after_name(body), turn) {
-            return Handled::NeedsMore(needed);
+        if let Err(handled) = self.judge_text(header, |body| text_after_name(body), turn) {
+            return handled;
         }
         self.leave_behind(Residue::PREPARED);
         self.open_batch();
@@ -110,39 +116,57 @@ impl Relay {
         Handled::Decided
     }
 
-    fn parse_named(&mut self, header: Header, parse: NamedParse, turn: &mut Turn<'_>) {
+    fn parse_named(&mut self, header: Header, parse: NamedParse, turn: &mut Turn<'_>) -> Handled {
+        let Some(server) = &mut self.server else { return Handled::Decided };
+        let rest = &self.up.undecided()[parse.size..header.total()];
+        let reported = |name: &str| server.parameters.reported.value(name).is_some();
+        let statement = turn.registry.intern(rest, || residue_of(rest, reported));
+        let failed = server.status == TxStatus::Failed;
+        let to_be_answered_here = server.shelf.touch(&statement) == Presence::Here;
+        if (server.queue.owes_batches() && (failed || to_be_answered_here))
+            || server.queue.is_uncertain(&parse.name, Some(&statement))
+        {
+            return Handled::Waits;
+        }
         turn.stats.client_parse();
-        self.open_batch();
-        let Some(server) = &mut self.server else { return };
-        let failed = server.status == TxStatus::Failed && server.queue.is_empty();
+        server.batch_open = true;
         if failed && parse.fails {
             // In a failed transaction the server refuses it whatever its name.
-            return self.send(header, Reply::Parse, turn);
-        }
-        if self.names.find(&parse.name).is_some() {
+            self.send(header, Reply::Parse, turn);
+        } else if self.names.find(&parse.name).is_some() {
             // The server itself shall say that the name is taken, so it gets one of that name first.
             self.up.insert(turn.spare, |out| encode::parse(out, &parse.name, b"\0\0\0"));
             server.queue.push(Reply::Parse, Fate::Swallow);
             self.leave_behind(Residue::PREPARED);
-            return self.send(header, Reply::Parse, turn);
+            self.send(header, Reply::Parse, turn);
+        } else {
+            self.parse_new(header, parse, &statement, turn);
         }
-        let rest = &self.up.undecided()[parse.size..header.total()];
-        let reported = |name: &str| server.parameters.reported.value(name).is_some();
-        let text = |rest: &[u8]| rest[..memchr::memchr(0, rest).unwrap_or(rest.len())].to_vec();
-        let statement = turn.registry.intern(rest, || residue::of_statement(&text(rest), reported));
-        let before = self.names.replace(&parse.name, Some(Arc::clone(&statement)));
+        Handled::Decided
+    }
+
+    /// A named Parse whose name is free.
+    fn parse_new(
+        &mut self,
+        header: Header,
+        parse: NamedParse,
+        statement: &Arc<Statement>,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(server) = &mut self.server else { return };
+        let before = self.names.replace(&parse.name, Some(Arc::clone(statement)));
         let renamed = Some(Renamed { name: parse.name, before });
-        let presence = server.shelf.touch(&statement);
+        let presence = server.shelf.touch(statement);
         if presence == Presence::Here {
             let undo = Undo { renamed, ..Undo::default() };
             server.queue.push_undoable(Reply::Parse, Fate::Answer(encode::PARSE_COMPLETE), undo);
             return self.drop_message(header);
         }
-        self.make_room_for(&statement, presence, turn);
+        self.make_room_for(statement, presence, turn);
         let Some(server) = &mut self.server else { return };
-        server.shelf.put(Arc::clone(&statement));
+        server.shelf.put(Arc::clone(statement));
         turn.stats.server_parse();
-        let undo = Undo { renamed, parsed: Some(Arc::clone(&statement)), closed: None };
+        let undo = Undo { renamed, parsed: Some(Arc::clone(statement)), closed: None };
         server.queue.push_undoable(Reply::Parse, Fate::Pass, undo);
         self.query_since.get_or_insert(turn.now);
         let body = statement.name().len() + 1 + header.total() - parse.size;
@@ -162,10 +186,14 @@ impl Relay {
         };
         let unnamed = head.statement.is_empty();
         let found = self.names.find(head.statement).cloned();
-        let starts_batch = self.server.as_ref().is_some_and(|it| it.is_done());
+        let Some(server) = &self.server else { return Handled::Decided };
+        if !unnamed && server.queue.is_uncertain(head.statement, found.as_deref()) {
+            return Handled::Waits;
+        }
+        let starts_batch = server.is_done();
         if let (Some(statement), false) = (found, unnamed) {
             let (size, portal) = (HEADER + head.size, head.portal.len());
-            if starts_batch && !self.healed {
+            if starts_batch && !self.healed && header.total() <= HEAL_BYTES_MAX {
                 self.up.mark();
             }
             self.bind_named(header, &NamedBind { statement, size, portal }, turn);
@@ -185,9 +213,6 @@ impl Relay {
         self.open_batch();
         self.leave_behind(bind.statement.residue());
         self.provide(&bind.statement, turn);
-        if bind.statement.residue().contains(Residue::DEALLOCATES_ALL) {
-            self.deallocates_all();
-        }
         let name = bind.statement.name().as_bytes();
         let old = self.up.undecided();
         let mut portal = [0; 64];
@@ -226,7 +251,11 @@ impl Relay {
         match statement {
             Some(name) if name.is_empty() => self.provide_unnamed(turn),
             Some(name) => {
-                if let Some(statement) = self.names.find(&name).cloned() {
+                let found = self.names.find(&name).cloned();
+                if self.is_uncertain(&name, found.as_deref()) {
+                    return Handled::Waits;
+                }
+                if let Some(statement) = found {
                     self.provide(&statement, turn);
                     self.up.insert(turn.spare, |out| {
                         put_header(out, tag::DESCRIBE, statement.name().len() + 2);
@@ -257,6 +286,9 @@ impl Relay {
             Some(name) if name.is_empty() => self.unnamed.forget(),
             // The statement stays on the server for others; the client's name alone is gone.
             Some(name) if self.rules.tracks_names() => {
+                if self.is_uncertain(&name, None) {
+                    return Handled::Waits;
+                }
                 let before = self.names.replace(&name, None);
                 if let Some(server) = &mut self.server {
                     let undo = Undo { renamed: Some(Renamed { name, before }), ..Undo::default() };
@@ -335,6 +367,7 @@ impl Relay {
 
     /// Sees to it that the server's unnamed statement is this client's own, or none at all.
     fn provide_unnamed(&mut self, turn: &mut Turn<'_>) {
+        self.leave_behind(self.unnamed.residue);
         let Some(server) = &mut self.server else { return };
         if self.unnamed.here {
             return;
@@ -352,15 +385,13 @@ impl Relay {
         self.unnamed.here = true;
     }
 
+    fn is_uncertain(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        self.server.as_ref().is_some_and(|it| it.queue.is_uncertain(name, statement))
+    }
+
     pub(super) fn open_batch(&mut self) {
         if let Some(server) = &mut self.server {
             server.batch_open = true;
-        }
-    }
-
-    fn leave_behind(&mut self, residue: Residue) {
-        if let Some(server) = &mut self.server {
-            server.residue |= residue.state();
         }
     }
 }
@@ -384,6 +415,13 @@ struct NamedBind {
 fn put_header(out: &mut BytesMut, tag: u8, body: usize) {
     out.put_u8(tag);
     out.put_u32(u32::try_from(body + 4).unwrap_or(u32::MAX));
+}
+
+/// What a statement leaves behind when executed. Where its text is too long to be read, anything may stay.
+fn residue_of(rest: &[u8], reported: impl Fn(&str) -> bool) -> Residue {
+    let text = &rest[..memchr::memchr(0, rest).unwrap_or(rest.len())];
+    let found = residue::of_statement(text, reported);
+    if text.len() > STATEMENT_SCAN_BYTES_MAX { found | residue::of_tag(b"CALL").leaves } else { found }
 }
 
 /// The query text of a Parse's body, as far as it is here.

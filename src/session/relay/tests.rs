@@ -481,3 +481,41 @@ fn names_are_not_used_while_a_deallocate_all_is_under_way() {
     bench.server(&messages(&[(b'C', b"BEGIN\0"), (b'Z', b"T"), (b'C', b"DEALLOCATE ALL\0"), (b'Z', b"T")]));
     assert_eq!(tags(&bench.sent_to_server()), "PS", "the name is free");
 }
+
+#[test]
+fn a_servers_good_bye_is_not_for_a_client_that_has_done_with_it() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[
+        (b'C', b"SELECT 1\0"),
+        IDLE,
+        (b'E', b"SFATAL\0C57P01\0Mterminating connection\0\0"),
+    ]));
+    assert_eq!(tags(&bench.sent_to_client()), "CZ");
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Close(CloseReason::ServerGone)), "{verdict:?}");
+    assert!(bench.relay.closing().is_none());
+}
+
+#[test]
+fn an_answer_does_not_land_in_the_middle_of_a_message() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"a\0select 1\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    bench.sent_to_client();
+    let (held, _) = bench.relay.take_released().expect("done");
+    bench.client(&messages(&[(b'D', b"Sa\0"), (b'P', b"b\0select 1\0\0\0"), (b'S', b"")]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "DS");
+    let answer = messages(&[(b't', b"\0\0"), (b'T', b"\0\x01column\0............")]);
+    bench.server(&answer[..answer.len() - 3]);
+    let mut got = bench.sent_to_client();
+    bench.server(&answer[answer.len() - 3..]);
+    bench.server(&message(b'Z', b"I"));
+    got.extend(bench.sent_to_client());
+    assert_eq!(tags(&got), "tT1Z");
+}

@@ -3,7 +3,8 @@
 use super::extended::Handled;
 use super::{Closing, Deallocating, Phase, Relay, Rest, Turn};
 use crate::config::PoolMode;
-use crate::session::owed::{Fate, Reply};
+use crate::prepared::Renamed;
+use crate::session::owed::{Fate, Reply, Undo};
 use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
 use crate::session::server::CopyIn;
 use crate::wire::frame::HEADER;
@@ -45,6 +46,7 @@ impl Relay {
             match self.handle(header, turn) {
                 Handled::Decided => {}
                 Handled::NeedsMore(bytes) => return self.up.need(bytes),
+                Handled::Waits => return,
             }
         }
     }
@@ -71,11 +73,18 @@ impl Relay {
         }
     }
 
-    /// What follows will make the server forget all statements, unless it fails.
-    pub(super) fn deallocates_all(&mut self) {
+    /// A statement that leaves this behind is about to be executed.
+    pub(super) fn leave_behind(&mut self, residue: Residue) {
         let Some(server) = &mut self.server else { return };
-        server.shelf.mark_all_stale();
-        self.deallocating = Deallocating::InBatch;
+        server.residue |= residue.state();
+        if residue.contains(Residue::PREPARED) {
+            server.lent_name = false;
+        }
+        if residue.contains(Residue::DEALLOCATES_ALL) {
+            // The server will forget all statements, unless it fails.
+            server.shelf.mark_all_stale();
+            self.deallocating = Deallocating::InBatch;
+        }
     }
 
     /// A message that comes while no server is on loan. Returns whether it was dealt with: else it waits for one.
@@ -165,8 +174,8 @@ impl Relay {
             self.violated(report, turn);
             return Handled::Decided;
         }
-        if let Some(needed) = self.judge_text(header, |body| body, turn) {
-            return Handled::NeedsMore(needed);
+        if let Err(handled) = self.judge_text(header, |body| body, turn) {
+            return handled;
         }
         // `exec_simple_query` in src/backend/tcop/postgres.c drops the unnamed statement.
         self.unnamed.forget();
@@ -175,49 +184,55 @@ impl Relay {
         Handled::Decided
     }
 
-    /// Notes what the statement whose text `text_of` finds in the body leaves behind. Returns how many bytes must be
-    /// here first, if they are not.
+    /// Notes what the statement whose text `text_of` finds in the body leaves behind, and returns it; `Err` where
+    /// that can't be told yet.
     pub(super) fn judge_text(
         &mut self,
         header: Header,
         text_of: impl Fn(&[u8]) -> &[u8],
         turn: &mut Turn<'_>,
-    ) -> Option<usize> {
+    ) -> Result<Residue, Handled> {
         if self.rules.mode == PoolMode::Session {
-            return None;
+            return Ok(Residue::NONE);
         }
         let undecided = self.up.undecided();
         let looked_at = header.total().min(STATEMENT_SCAN_BYTES_MAX);
         if undecided.len() < looked_at {
-            return Some(looked_at);
+            return Err(Handled::NeedsMore(looked_at));
         }
-        let Some(server) = &mut self.server else { return None };
+        let Some(server) = &mut self.server else { return Ok(Residue::NONE) };
         let text = text_of(&undecided[HEADER..looked_at]);
         let reported = |name: &str| server.parameters.reported.value(name).is_some();
         let found = residue::of_statement(text, reported);
-        server.residue |= found.state();
-        server.tags_decide |= header.total() > looked_at;
-        let name = (found.contains(Residue::DEALLOCATES) && self.rules.tracks_names())
-            .then(|| deallocated(text).map(Box::from));
-        if found.contains(Residue::DEALLOCATES_ALL) {
-            self.deallocates_all();
+        let names_one = found.contains(Residue::DEALLOCATES) && self.rules.tracks_names();
+        if names_one && server.queue.owes_batches() {
+            return Err(Handled::Waits);
         }
-        if let Some(name) = name {
+        let name = names_one.then(|| deallocated(text).map(Box::from));
+        server.tags_decide |= header.total() > looked_at;
+        self.leave_behind(found);
+        if let Some(Some(name)) = name {
             self.provide_for_deallocate(name, turn);
         }
-        None
+        Ok(found)
     }
 
     /// SQL's DEALLOCATE of a statement that the client prepared through the protocol: the server has it under
     /// another name, so it is given an empty one under the client's name to deallocate.
-    fn provide_for_deallocate(&mut self, name: Option<Box<[u8]>>, turn: &mut Turn<'_>) {
-        let (Some(name), Some(server)) = (name, &mut self.server) else { return };
+    fn provide_for_deallocate(&mut self, name: Box<[u8]>, turn: &mut Turn<'_>) {
+        let Some(server) = &mut self.server else { return };
         if self.names.find(&name).is_none() || server.status == TxStatus::Failed {
             return;
         }
-        self.names.replace(&name, None);
         self.up.insert(turn.spare, |out| encode::parse(out, &name, b"\0\0\0"));
-        server.queue.push(Reply::Parse, Fate::Swallow);
+        let before = self.names.replace(&name, None);
+        let undo = Undo { renamed: Some(Renamed { name, before }), ..Undo::default() };
+        server.queue.push_undoable(Reply::Parse, Fate::Swallow, undo);
+        // Unless the DEALLOCATE succeeds, the name stays.
+        if !server.residue.contains(Residue::PREPARED) {
+            server.residue |= Residue::PREPARED;
+            server.lent_name = true;
+        }
     }
 
     /// A message of a client whose request was refused while it waited for a server.
