@@ -9,7 +9,7 @@ use pgweir::session::verdict::CloseReason;
 use pgweir::wire::{Report, SqlState};
 
 use super::client::REFUSED;
-use super::world::{Cancel, Step, World, front, is_silent, room};
+use super::world::{Cancel, Step, World, is_silent, room};
 
 /// The words for a client that cancels while it waits.
 const CANCELLED: &str = "refused by the pooler: canceling statement due to user request";
@@ -85,9 +85,9 @@ impl World<'_> {
             return Ok(false);
         }
         let count = self.rng.cut(it.client.outbox.len());
-        let bytes = front(&mut it.client.outbox, count);
+        let bytes = it.client.outbox.as_slice()[..count].to_vec();
         let taken = self.fill(peer, true, &bytes);
-        self.peers[peer].client.outbox.drain(..taken);
+        self.peers[peer].client.outbox.drop_front(taken);
         self.attend(peer)?;
         Ok(taken > 0)
     }
@@ -109,9 +109,9 @@ impl World<'_> {
             return Ok(true);
         }
         let count = self.rng.cut(process.backend.output.len());
-        let bytes = front(&mut process.backend.output, count);
+        let bytes = process.backend.output.as_slice()[..count].to_vec();
         let taken = self.fill(peer, false, &bytes);
-        self.processes[backend].backend.output.drain(..taken);
+        self.processes[backend].backend.output.drop_front(taken);
         self.attend(peer)?;
         Ok(taken > 0)
     }
@@ -124,7 +124,7 @@ impl World<'_> {
             return Ok(false);
         }
         // What is sent to a dead server is lost.
-        self.processes[backend].backend.input.push(bytes.iter().copied());
+        self.processes[backend].backend.input.push(&bytes);
         self.tell(peer, |relay, turn| relay.on_sent_to_server(bytes.len(), turn));
         self.attend(peer)?;
         Ok(true)
@@ -139,7 +139,7 @@ impl World<'_> {
         if bytes.is_empty() {
             return Ok(false);
         }
-        self.peers[peer].client.receive(bytes.iter().copied())?;
+        self.peers[peer].client.receive(&bytes)?;
         self.tell(peer, |relay, turn| relay.on_sent_to_client(bytes.len(), turn));
         self.attend(peer)?;
         Ok(true)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{Framer, Message};
+use super::message::{Buffer, Framer, Message};
 use super::postgres::Backend;
 use super::rng::Rng;
 use super::workload::{Item, Mode, Workload};
@@ -20,7 +20,7 @@ pub struct Client {
     workload: Workload,
     program: VecDeque<Item>,
     /// Written, but not yet with the pooler.
-    pub outbox: VecDeque<u8>,
+    pub outbox: Buffer,
     inbox: Framer,
     oracle: Backend,
     expected: VecDeque<Message>,
@@ -31,6 +31,7 @@ pub struct Client {
     last_tag: u8,
     /// Its batch was refused before it was complete; what it sends up to the Sync is dropped.
     ignored_to_sync: bool,
+    was_refused: bool,
     /// Why the pooler may end it with an error.
     pub doomed: Option<&'static str>,
     /// It has been ended by an error.
@@ -56,7 +57,7 @@ impl Client {
             id,
             workload,
             program: VecDeque::new(),
-            outbox: VecDeque::new(),
+            outbox: Buffer::default(),
             inbox: Framer::default(),
             oracle,
             expected: VecDeque::new(),
@@ -64,6 +65,7 @@ impl Client {
             view,
             last_tag: 0,
             ignored_to_sync: false,
+            was_refused: false,
             doomed: None,
             ended: false,
             terminated: false,
@@ -102,22 +104,27 @@ impl Client {
                 let skip = if self.last_tag == b'G' { 0 } else { *otherwise_skip };
                 self.program.drain(..=skip);
             }
+            Some(Item::UnlessRefused { skip }) => {
+                let skip = if self.was_refused { *skip } else { 0 };
+                self.program.drain(..=skip);
+            }
         }
         true
     }
 
     fn plan(&mut self, rng: &mut Rng) {
+        self.was_refused = false;
         match self.workload.next_unit(self.id, rng) {
             Some(unit) => self.program.extend(unit),
             None => {
                 self.terminated = true;
-                Message::new(b'X', []).encode(&mut self.outbox);
+                self.outbox.put(&Message::new(b'X', []));
             }
         }
     }
 
     fn write(&mut self, message: Message) {
-        message.encode(&mut self.outbox);
+        self.outbox.put(&message);
         if !self.ignored_to_sync {
             self.sent.push_back(message);
         } else if matches!(message.tag, b'S' | b'Q' | b'F') {
@@ -139,11 +146,10 @@ impl Client {
     }
 
     /// Bytes have come from the pooler.
-    pub fn receive(&mut self, bytes: impl IntoIterator<Item = u8>) -> Result<(), String> {
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.inbox.push(bytes);
         while let Some(message) = self.inbox.next() {
-            let shown = format!("{message:?}");
-            self.hear(message).map_err(|it| format!("client {} got {shown}: {it}", self.id))?;
+            self.hear(&message).map_err(|it| format!("client {} got {message:?}: {it}", self.id))?;
         }
         Ok(())
     }
@@ -157,11 +163,11 @@ impl Client {
         Err(format!("client {} was disconnected for no reason", self.id))
     }
 
-    fn hear(&mut self, message: Message) -> Result<(), String> {
+    fn hear(&mut self, message: &Message) -> Result<(), String> {
         match message.tag {
             b'N' => return Ok(()),
-            b'S' => return self.note_setting(&message),
-            b'A' => return self.note_notification(&message),
+            b'S' => return self.note_setting(message),
+            b'A' => return self.note_notification(message),
             _ if self.ended && !message.is_fatal() => return Err("it was told of its end already".into()),
             b'E' if message.is_fatal() => {
                 self.ended = true;
@@ -173,13 +179,13 @@ impl Client {
             _ => {}
         }
         self.answers += 1;
-        if self.expected.is_empty() && !self.ask_oracle(&message)? {
+        if self.expected.is_empty() && !self.ask_oracle(message)? {
             return Ok(());
         }
         self.last_tag = message.tag;
         match self.expected.pop_front() {
             None => Err("it was to get nothing".into()),
-            Some(expected) if expected != message => Err(format!("it was to get {expected:?}")),
+            Some(expected) if expected != *message => Err(format!("it was to get {expected:?}")),
             Some(_) if message.tag == b'Z' => self.compare_settings(),
             Some(_) => Ok(()),
         }
@@ -213,6 +219,7 @@ impl Client {
             return Err("there was no reason to refuse it".into());
         }
         self.refusals -= 1;
+        self.was_refused = true;
         let end = self.sent.iter().position(|it| matches!(it.tag, b'S' | b'Q' | b'F'));
         self.last_tag = b'E';
         match end {
@@ -258,8 +265,9 @@ impl Client {
     /// What it waits for, in words.
     pub fn describe(&self) -> String {
         format!(
-            "client {}: oracle {:?}, next {:?}, {} sent unanswered, expects {:?}, outbox {}, partial {}",
+            "client {}: done {}, oracle {:?}, next {:?}, {} sent unanswered, expects {:?}, outbox {}, partial {}",
             self.id,
+            self.is_done(),
             self.oracle.session.transaction,
             self.program.front(),
             self.sent.len(),
@@ -273,6 +281,6 @@ impl Client {
 /// What the oracle has said, without what comes at any time.
 fn answers(oracle: &mut Backend) -> impl Iterator<Item = Message> + use<> {
     let mut framer = Framer::default();
-    framer.push(oracle.take_output());
+    framer.push(&oracle.take_output());
     std::iter::from_fn(move || framer.next()).filter(|it| !matches!(it.tag, b'N' | b'S' | b'A'))
 }

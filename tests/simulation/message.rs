@@ -1,6 +1,5 @@
 //! Messages of the protocol, written and cut by code that shares nothing with what is under test.
 
-use std::collections::VecDeque;
 use std::fmt;
 
 #[derive(Clone, PartialEq, Eq)]
@@ -14,11 +13,11 @@ impl Message {
         Self { tag, body: body.into() }
     }
 
-    pub fn encode(&self, out: &mut impl Extend<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let length = u32::try_from(self.body.len() + 4).expect("messages are small");
-        out.extend([self.tag]);
-        out.extend(length.to_be_bytes());
-        out.extend(self.body.iter().copied());
+        out.push(self.tag);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(&self.body);
     }
 
     /// The fields of an ErrorResponse.
@@ -40,25 +39,80 @@ impl fmt::Debug for Message {
     }
 }
 
+/// Bytes that come at one end and leave at the other.
+#[derive(Clone, Default, Debug)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    /// Those before it have left.
+    start: usize,
+}
+
+impl Buffer {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    pub fn put(&mut self, message: &Message) {
+        message.encode(&mut self.bytes);
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    pub fn drop_front(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.start = 0;
+        } else if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+
+    pub fn take_front(&mut self, count: usize) -> Vec<u8> {
+        let taken = self.as_slice()[..count].to_vec();
+        self.drop_front(count);
+        taken
+    }
+
+    pub fn truncate(&mut self, count: usize) {
+        self.bytes.truncate(self.start + count);
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Cuts a stream of bytes into messages.
 #[derive(Clone, Default, Debug)]
-pub struct Framer(VecDeque<u8>);
+pub struct Framer(Buffer);
 
 impl Framer {
-    pub fn push(&mut self, bytes: impl IntoIterator<Item = u8>) {
-        self.0.extend(bytes);
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0.push(bytes);
+    }
+
+    /// The bytes of the first message, if it is whole.
+    fn first(&self) -> Option<usize> {
+        let &[tag, a, b, c, d] = self.0.as_slice().first_chunk::<5>()?;
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        assert!((4..1 << 28).contains(&length), "{:?} has a length without sense: {length}", tag as char);
+        (self.0.len() > length).then_some(1 + length)
     }
 
     pub fn next(&mut self) -> Option<Message> {
-        let header: Vec<u8> = self.0.iter().take(5).copied().collect();
-        let &[tag, a, b, c, d] = header.as_slice() else { return None };
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        assert!((4..1 << 28).contains(&length), "a header without sense: {}", header.escape_ascii());
-        if self.0.len() < 1 + length {
-            return None;
-        }
-        self.0.drain(..5);
-        Some(Message { tag, body: self.0.drain(..length - 4).collect() })
+        let size = self.first()?;
+        let whole = &self.0.as_slice()[..size];
+        let message = Message { tag: whole[0], body: whole[5..].to_vec() };
+        self.0.drop_front(size);
+        Some(message)
     }
 
     /// The tags of the messages in it; `None` where the last one is cut off.
@@ -70,9 +124,7 @@ impl Framer {
 
     /// Whether the first message is whole.
     pub fn is_ready(&self) -> bool {
-        let length: Vec<u8> = self.0.iter().skip(1).take(4).copied().collect();
-        let length: Result<[u8; 4], _> = length.try_into();
-        length.is_ok_and(|it| self.0.len() > u32::from_be_bytes(it) as usize)
+        self.first().is_some()
     }
 
     pub fn len(&self) -> usize {

@@ -20,6 +20,10 @@ pub enum Item {
     AwaitCopy {
         otherwise_skip: usize,
     },
+    /// Where something of this unit was refused, these items are left out.
+    UnlessRefused {
+        skip: usize,
+    },
 }
 
 /// How much of what a client does.
@@ -259,12 +263,13 @@ impl Draft<'_> {
         self.send(message::parse("", &format!("SELECT echo('{token}', 1, 1)")));
         self.send(message::target(b'D', b'S', ""));
         self.sync();
-        if self.rng.one_in(2) {
+        self.workload.settle();
+        if self.rng.one_in(4) {
+            // A simple query ends the unnamed statement.
+            self.send(query("SELECT echo('x', 0, 0)"));
             self.workload.settle();
         }
-        if self.rng.one_in(4) {
-            self.run("SELECT echo('x', 0, 0)");
-        }
+        self.workload.plan.push(Item::UnlessRefused { skip: 3 });
         self.send(message::bind("", "", None));
         self.send(message::execute("", 0));
         self.sync();
@@ -383,7 +388,10 @@ impl Draft<'_> {
             5 => format!("DECLARE cursor{number} CURSOR WITH HOLD FOR SELECT 1"),
             6 => format!("PREPARE q{number} AS SELECT echo('{token}', 1, 1)"),
             7 => "SET LOCAL statement_timeout TO '1'".to_owned(),
-            _ if self.workload.in_block => "SELECT pg_advisory_lock(9)".to_owned(),
+            // Within its session a RESET leads to the server's default, not to the client's start-up value.
+            _ if self.workload.in_block || self.workload.mode == Mode::Session => {
+                "SELECT pg_advisory_lock(9)".to_owned()
+            }
             _ => "RESET work_mem".to_owned(),
         };
         self.run(&sql);

@@ -1,7 +1,6 @@
 //! The world and its driver: it does for relays and schedules what tasks and sockets do in the real one, and asserts
 //! the invariants wherever it can see them.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use pgweir::config::{PoolMode, PoolSettings};
@@ -316,6 +315,10 @@ impl<'t> World<'t> {
         if process.backend.session.prepared.len() > most {
             return Err(format!("server {backend} has more than {most} statements"));
         }
+        if process.backend.is_dead() {
+            // Nobody has looked since it was released, or while a cancel request held it.
+            self.peers[peer].client.doomed = Some("its server had died");
+        }
         process.backend.session.owner = Some(peer);
         process.peer = Some(peer);
         self.peers[peer].lease = Some((seat, backend));
@@ -364,7 +367,7 @@ impl<'t> World<'t> {
         self.note(|| format!("server {} is cleaned: {sql}", reset.handle.backend));
         let mut bytes = Vec::new();
         query(&sql).encode(&mut bytes);
-        self.processes[reset.handle.backend].backend.input.push(bytes);
+        self.processes[reset.handle.backend].backend.input.push(&bytes);
         reset.all = residue.is_none();
         self.pools[pool].schedule.resetting(reset.seat);
         self.pools[pool].resets.push(reset);
@@ -385,7 +388,7 @@ impl<'t> World<'t> {
             self.close(pool, reset.seat, reset.handle.backend);
             return Ok(true);
         }
-        reset.framer.push(process.backend.output.drain(..count));
+        reset.framer.push(&process.backend.output.take_front(count));
         let mut ready = false;
         while let Some(message) = reset.framer.next() {
             match message.tag {
@@ -500,7 +503,7 @@ impl<'t> World<'t> {
         }
         let process = &mut self.processes[backend];
         let mut framer = Framer::default();
-        framer.push(process.backend.output.drain(..));
+        framer.push(&process.backend.output.take_front(process.backend.output.len()));
         while let Some(message) = framer.next() {
             if message.tag == b'S' {
                 note_status(&mut handle.session, &message);
@@ -625,11 +628,6 @@ fn new_pool(rng: &mut Rng) -> Pool {
         epoch: 0,
         welcome: std::sync::Arc::new(welcome.collect()),
     }
-}
-
-/// Bytes at the front of a queue, in one piece.
-pub fn front(queue: &mut VecDeque<u8>, count: usize) -> Vec<u8> {
-    queue.iter().take(count).copied().collect()
 }
 
 /// How many bytes may be sent to a server. It holds one message in memory, however long it is.

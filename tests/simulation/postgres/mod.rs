@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{self, Fields, Framer, Message};
+use super::message::{self, Buffer, Fields, Framer, Message};
 use super::sql::{self, Argument, Statement};
 
 pub mod session;
@@ -42,7 +42,7 @@ pub struct Backend {
     pub session: Session,
     pub input: Framer,
     held: Vec<u8>,
-    pub output: VecDeque<u8>,
+    pub output: Buffer,
     state: State,
     skips: bool,
     unnamed: Option<Prepared>,
@@ -74,7 +74,7 @@ impl Backend {
             session,
             input: Framer::default(),
             held: Vec::new(),
-            output: VecDeque::new(),
+            output: Buffer::default(),
             state: State::Ready,
             skips: false,
             unnamed: None,
@@ -207,7 +207,7 @@ impl Backend {
     /// Everything it has to say, now.
     pub fn take_output(&mut self) -> Vec<u8> {
         self.flush();
-        self.output.drain(..).collect()
+        self.output.take_front(self.output.len())
     }
 
     fn emit(&mut self, message: &Message) {
@@ -221,7 +221,8 @@ impl Backend {
     }
 
     fn flush(&mut self) {
-        self.output.extend(self.held.drain(..));
+        self.output.push(&self.held);
+        self.held.clear();
     }
 
     pub fn handle(&mut self, message: Message) -> Result<(), String> {
