@@ -67,6 +67,7 @@ impl Reloader {
             Some(hint) => format!("{}: {hint}", fault.what),
             None => fault.what.clone(),
         })?;
+        let new = config::with_access(new, name, &config::System)?;
         let plan = config::diff(&old, &new);
         self.put_in_force(process, new, &plan)
     }

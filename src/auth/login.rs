@@ -36,8 +36,19 @@ pub enum Method {
     Cert(Vec<String>),
     /// By its operating system user; these are the users it may log in as, none over TCP.
     Peer(Vec<String>),
+    /// By its password in clear text, of which somebody else is the judge. Its user need not be known here.
+    Outside(Authority),
     /// Not at all.
     Reject,
+}
+
+/// Who else judges passwords.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Authority {
+    /// An LDAP server.
+    Ldap,
+    /// The system's PAM.
+    Pam,
 }
 
 /// What a user without a secret is asked for under [`Method::Md5`], where users with one are asked for either.
@@ -105,6 +116,8 @@ pub enum Step {
     Send(Challenge, Waiting),
     /// Run the derivation away from the worker, and feed its [`keys`](Deriving::keys) back.
     Derive(Derivation, Deriving),
+    /// Ask the authority whether the password is the user's, and feed its [`verdict`](Consulting::verdict) back.
+    Consult(Authority, Consulting),
     /// The client is who it says.
     Done(Box<Authenticated>),
     /// It is not, or did not show it.
@@ -171,6 +184,12 @@ pub enum AuthError {
     /// Not SCRAM-SHA-256.
     #[error("client selected an invalid SASL authentication mechanism")]
     Mechanism,
+    /// The LDAP server says no, or nothing; the log has its words.
+    #[error("LDAP authentication failed")]
+    Ldap,
+    /// PAM says no; the log has its words.
+    #[error("PAM authentication failed")]
+    Pam,
     /// The rules say no.
     #[error("login rejected")]
     Rejected,
@@ -216,7 +235,12 @@ impl AuthError {
                 Some(*reason)
             }
             Self::Trust => Some(Reason::NoSuchUser),
-            Self::EmptyPassword | Self::Mechanism | Self::Rejected | Self::Malformed => None,
+            Self::EmptyPassword
+            | Self::Ldap
+            | Self::Pam
+            | Self::Mechanism
+            | Self::Rejected
+            | Self::Malformed => None,
         }
     }
 }
@@ -234,6 +258,9 @@ impl Login {
                 sasl_final: None,
             })),
             Method::Reject => Step::Failed(AuthError::Rejected),
+            Method::Outside(_) => {
+                ask(Challenge::Cleartext, Expecting::Cleartext, request, Secret::Unknown, Origin::Certain)
+            }
             Method::Trust
             | Method::Plain
             | Method::Md5
@@ -288,7 +315,9 @@ fn challenge(request: Request, secret: Secret, origin: Origin) -> Step {
             Ok(()) => done(request, secret, None, None),
             Err(reason) => Step::Failed(AuthError::Peer(reason)),
         },
-        Method::Plain => ask(Challenge::Cleartext, Expecting::Cleartext, request, secret, origin),
+        Method::Plain | Method::Outside(_) => {
+            ask(Challenge::Cleartext, Expecting::Cleartext, request, secret, origin)
+        }
         Method::Md5 if !by_scram(&secret, request.mock) => {
             ask(Challenge::Md5(request.md5_salt), Expecting::Md5, request, secret, origin)
         }
@@ -344,9 +373,12 @@ impl Waiting {
     pub fn answer(self, body: &[u8]) -> Step {
         let Self { request, secret, origin, expecting } = self;
         let answered = match expecting {
-            Expecting::Cleartext => match password(body) {
-                Ok(password) => Answered::Cleartext(Zeroizing::new(password.to_vec())),
-                Err(error) => return Step::Failed(error),
+            Expecting::Cleartext => match (password(body), &request.method) {
+                (Ok(password), Method::Outside(authority)) => {
+                    return consult(*authority, password, request.user);
+                }
+                (Ok(password), _) => Answered::Cleartext(Zeroizing::new(password.to_vec())),
+                (Err(error), _) => return Step::Failed(error),
             },
             Expecting::Md5 => match password(body) {
                 Ok(answer) => Answered::Md5(answer.to_vec()),
@@ -359,6 +391,58 @@ impl Waiting {
             },
         };
         judge(Judged { request, answered, secret, origin })
+    }
+}
+
+/// Leaves the judgement to somebody else. A password that is not UTF-8 could not be used with servers.
+fn consult(authority: Authority, password: &[u8], user: String) -> Step {
+    match str::from_utf8(password) {
+        Ok(password) => {
+            let password = Zeroizing::new(password.to_owned());
+            Step::Consult(authority, Consulting { authority, user, password })
+        }
+        Err(_) => Step::Failed(AuthError::Malformed),
+    }
+}
+
+/// Waits for what somebody else says of a password.
+pub struct Consulting {
+    authority: Authority,
+    user: String,
+    password: Zeroizing<String>,
+}
+
+/// What an authority says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opinion {
+    /// The password is the user's.
+    Good,
+    /// It is not, or nobody could be asked.
+    Bad,
+}
+
+impl Consulting {
+    /// Whose password it is said to be.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The password.
+    pub fn password(&self) -> &Zeroizing<String> {
+        &self.password
+    }
+
+    /// Goes on with the authority's opinion. The pool has the password that was good: it is stored nowhere else.
+    pub fn verdict(self, opinion: Opinion) -> Step {
+        match (opinion, self.authority) {
+            (Opinion::Good, _) => Step::Done(Box::new(Authenticated {
+                user: self.user,
+                credentials: Credentials::password(&self.password),
+                sasl_final: None,
+            })),
+            (Opinion::Bad, Authority::Ldap) => Step::Failed(AuthError::Ldap),
+            (Opinion::Bad, Authority::Pam) => Step::Failed(AuthError::Pam),
+        }
     }
 }
 

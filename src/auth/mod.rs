@@ -15,7 +15,9 @@ pub mod stored;
 pub mod upstream;
 
 pub use derive::{Derivation, KeyCache};
-pub use login::{AuthError, Authenticated, Challenge, Login, Method, MockKind, Secret, Step};
+pub use login::{
+    AuthError, Authenticated, Authority, Challenge, Login, Method, MockKind, Opinion, Secret, Step,
+};
 pub use scram::Keys;
 pub use stored::{Stored, StoredError};
 pub use upstream::{Answer, Upstream, UpstreamError};

@@ -26,7 +26,7 @@ use crate::auth::{
     Authenticated, Credentials, Derivation, KeyCache, Keys, Login, Method, MockKind, ProcessSecret, Secret,
     Step, Stored,
 };
-use crate::config::{AuthType, Compatibility, Config, Database, SslMode, is_console};
+use crate::config::{Compatibility, Config, Database, is_console};
 use crate::ids::{DatabaseName, PoolKey, UserName};
 use crate::net::{Handshakes, Stream, Tls, TlsInfo};
 use crate::stats::name_client;
@@ -39,6 +39,10 @@ const DATABASE_BYTES_MAX: usize = 63;
 
 /// Secrets looked at to tell which kind prevails.
 const SAMPLE: usize = 64;
+
+mod demand;
+
+use demand::Demand;
 
 /// What a login asks of the rest of the process.
 pub trait House {
@@ -322,8 +326,8 @@ impl<'a, H: House> Candidate<'a, H> {
             let role = ConsoleRole::Admin;
             return Ok(self.enter(Destination::Console(role), Credentials::default())?);
         }
-        let method = self.method(wanted)?;
-        let authenticated = self.authenticate(method).await?;
+        let demand = self.demand(wanted).await?;
+        let authenticated = self.authenticate(demand).await?;
         let destination = self.destination(wanted)?;
         let credentials = self.pool_credentials(&destination, authenticated.credentials);
         Ok(self.enter(destination, credentials)?)
@@ -358,42 +362,9 @@ impl<'a, H: House> Candidate<'a, H> {
         Ok(self.line.stream()?.peer_credentials().is_some_and(|peer| peer.uid == ours))
     }
 
-    /// How the client is to prove itself. `any` takes the database's forced user in place of the client's word.
-    fn method(&mut self, wanted: &Wanted) -> Result<Method, Refusal> {
-        let auth_type = self.config.settings.auth_type;
-        match auth_type {
-            AuthType::Any if is_console(&wanted.database) => Ok(Method::Any),
-            AuthType::Any => {
-                let entry = self.entry().ok_or_else(|| self.no_such_database())?;
-                let Some(forced) = &entry.user else {
-                    tracing::error!("auth_type=any requires forced user");
-                    return Err(Refusal::Configuration);
-                };
-                self.user = forced.clone();
-                Ok(Method::Any)
-            }
-            AuthType::Trust => Ok(Method::Trust),
-            AuthType::Plain => Ok(Method::Plain),
-            AuthType::Md5 => Ok(Method::Md5),
-            AuthType::ScramSha256 => Ok(Method::Scram),
-            AuthType::Cert => Ok(Method::Cert(self.certificate_names())),
-            AuthType::Hba | AuthType::Ldap | AuthType::Pam => Err(Refusal::AuthTypeNotBuilt(auth_type)),
-        }
-    }
-
-    /// The names in the client's certificate, if somebody we trust has signed it.
-    fn certificate_names(&self) -> Vec<String> {
-        if self.lobby.tls.load().clients.mode() < SslMode::VerifyCa {
-            tracing::error!("auth_type=cert requires client_tls_sslmode=verify-full");
-            return Vec::new();
-        }
-        let certificate = self.tls.as_ref().and_then(|tls| tls.peer_certificate.as_ref());
-        let Some(certificate) = certificate else { return Vec::new() };
-        certificate.common_name.iter().chain(&certificate.dns_names).cloned().collect()
-    }
-
     /// Runs the login's own steps to their end.
-    async fn authenticate(&mut self, method: Method) -> Result<Authenticated, End> {
+    async fn authenticate(&mut self, demand: Demand) -> Result<Authenticated, End> {
+        let Demand { method, ldap } = demand;
         let mut step = Login::start(self.request(method)?);
         loop {
             step = match step {
@@ -407,6 +378,10 @@ impl<'a, H: House> Candidate<'a, H> {
                     waiting.answer(&self.line.answer().await?)
                 }
                 Step::Derive(derivation, deriving) => deriving.keys(&self.derive(derivation).await?),
+                Step::Consult(authority, consulting) => {
+                    let opinion = self.consult(authority, &consulting, ldap.as_ref()).await?;
+                    consulting.verdict(opinion)
+                }
                 Step::Done(authenticated) => {
                     if let Some(message) = &authenticated.sasl_final {
                         encode::authentication_sasl_final(self.line.output(), message.as_bytes());

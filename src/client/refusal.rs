@@ -82,6 +82,12 @@ pub enum Refusal {
     /// `auth_type` is one that this build cannot do.
     #[error("{} is not supported by this build", auth_type_name(*.0))]
     AuthTypeNotBuilt(AuthType),
+    /// `auth_hba_file` has no line that fits.
+    #[error("no authentication method is found")]
+    NoRule,
+    /// `auth_type = ldap` without `auth_ldap_options`.
+    #[error("auth_ldap_options is null")]
+    NoLdapOptions,
     /// The settings contradict themselves; the log says how.
     #[error("bouncer config error")]
     Configuration,
@@ -140,15 +146,17 @@ impl Refusal {
     fn sqlstate(&self) -> SqlState {
         match self {
             Self::Authentication(error) => match error {
-                AuthError::Password(_) | AuthError::Sasl(_) | AuthError::EmptyPassword => {
-                    SqlState::INVALID_PASSWORD
-                }
+                AuthError::Password(_)
+                | AuthError::Sasl(_)
+                | AuthError::Ldap
+                | AuthError::Pam
+                | AuthError::EmptyPassword => SqlState::INVALID_PASSWORD,
                 AuthError::Trust | AuthError::Certificate(_) | AuthError::Peer(_) | AuthError::Rejected => {
                     SqlState::INVALID_AUTHORIZATION
                 }
                 AuthError::Mechanism | AuthError::Malformed => SqlState::PROTOCOL_VIOLATION,
             },
-            Self::NoUser | Self::UserTooLong | Self::TlsRequired | Self::NoSuchUser => {
+            Self::NoUser | Self::UserTooLong | Self::TlsRequired | Self::NoSuchUser | Self::NoRule => {
                 SqlState::INVALID_AUTHORIZATION
             }
             Self::OldProtocol
@@ -172,7 +180,7 @@ impl Refusal {
             Self::OptionsSyntax => SqlState::SYNTAX_ERROR,
             Self::ParameterName(_) => SqlState::UNDEFINED_OBJECT,
             Self::ReplicationValue(_) => SqlState::INVALID_PARAMETER_VALUE,
-            Self::Configuration => SqlState::CONFIG_FILE_ERROR,
+            Self::Configuration | Self::NoLdapOptions => SqlState::CONFIG_FILE_ERROR,
             Self::NoSuchDatabase(_) => SqlState::INVALID_CATALOG_NAME,
             Self::ConsoleNotAllowed => SqlState::INSUFFICIENT_PRIVILEGE,
             Self::TooManyClients | Self::TooManyClientsOfDatabase | Self::TooManyClientsOfUser => {
@@ -187,6 +195,7 @@ impl Refusal {
         match self {
             Self::NoSuchDatabase(_) => Some("Add it to [databases], or an entry \"*\" for all names."),
             Self::TlsRequired => Some("Connect with sslmode=require, or lower client_tls_sslmode."),
+            Self::NoRule => Some("Add a line for this client to auth_hba_file."),
             Self::ConsoleNotAllowed => Some("Add the user to admin_users or stats_users."),
             Self::TooManyClients => Some("Raise max_client_conn, or let clients share connections."),
             Self::TooManyClientsOfDatabase => Some("Raise max_db_client_connections."),

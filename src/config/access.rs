@@ -12,7 +12,7 @@ use super::ident::Maps;
 use super::load::Surroundings;
 use super::statement::{Findings, Place};
 use super::value::Fault;
-use super::{AuthType, Settings};
+use super::{AuthType, Config, Dialect, Settings};
 
 /// The rules in force under these settings.
 pub enum Access {
@@ -52,6 +52,34 @@ pub fn read(settings: &Settings, sources: &mut Sources<'_>) -> Access {
     match sources.rules(file, &maps) {
         Some(rules) => Access::Rules(Arc::new(rules)),
         None => Access::Unreadable,
+    }
+}
+
+/// A configuration in which SET has changed the setting `name`, with the rules that are then in force.
+///
+/// Errors: they cannot be read.
+pub fn with_access(
+    mut config: Config,
+    name: &str,
+    surroundings: &dyn Surroundings,
+) -> Result<Config, String> {
+    if !matches!(name, "auth_type" | "auth_hba_file" | "auth_ident_file") {
+        return Ok(config);
+    }
+    let left_out = match config.dialect {
+        Dialect::Toml => Level::Error,
+        Dialect::Ini => Level::Note,
+    };
+    let mut findings = Findings::default();
+    let mut sources = Sources { surroundings, left_out, files: &mut Vec::new(), findings: &mut findings };
+    config.access = match read(&config.settings, &mut sources) {
+        Access::Unused => None,
+        Access::Rules(rules) => Some(rules),
+        Access::Unreadable => return Err("auth_hba_file or auth_ident_file cannot be read".to_owned()),
+    };
+    match findings.into_result() {
+        Ok(_) => Ok(config),
+        Err(mistakes) => Err(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
     }
 }
 

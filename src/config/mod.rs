@@ -33,6 +33,7 @@ mod userlist;
 mod value;
 mod words;
 
+pub use access::with_access;
 pub use diagnostic::{Diagnostic, Level};
 pub use diff::{Change, ReloadPlan, diff};
 pub use effective::{CONSOLE_DATABASES, is_console};

@@ -19,6 +19,9 @@ use super::tls::{Tls, in_openssls_words};
 /// How many logins may be under way on these threads at once. Most of them wait for the network, not for a CPU.
 pub const UNDER_WAY_MAX: usize = 4096;
 
+/// Threads for what blocks. PAM's modules sleep for seconds after a wrong password.
+pub const BLOCKING_MAX: usize = 32;
+
 /// How much nicer than the workers these threads are: nice(2).
 const NICENESS: i32 = 5;
 
@@ -66,6 +69,7 @@ struct Threads {
     runtimes: Vec<Handle>,
     next: AtomicUsize,
     permits: Arc<Semaphore>,
+    blocking: Arc<Semaphore>,
     /// Dropped with the last handle: the threads wait for that.
     _ends: Vec<oneshot::Sender<()>>,
 }
@@ -89,7 +93,8 @@ impl Handshakes {
             })?;
         }
         let permits = Arc::new(Semaphore::new(UNDER_WAY_MAX));
-        Ok(Self(Arc::new(Threads { runtimes, next: AtomicUsize::new(0), permits, _ends: ends })))
+        let blocking = Arc::new(Semaphore::new(BLOCKING_MAX));
+        Ok(Self(Arc::new(Threads { runtimes, next: AtomicUsize::new(0), permits, blocking, _ends: ends })))
     }
 
     /// Does a client's handshake; the stream comes back bound to the caller's runtime. Not cancel safe: dropping the
@@ -128,6 +133,27 @@ impl Handshakes {
     /// Does a computation that would hold up a worker: PBKDF2. `None` if the process is ending.
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.run(async move { work() }).await
+    }
+
+    /// Lets somebody outside of the process be asked, away from the worker. `None` if the process is ending.
+    pub async fn consult<F>(&self, work: F) -> Option<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.run(work).await
+    }
+
+    /// Does what may block for seconds, on a thread of its own: PAM, the look-up of a user. At most [`BLOCKING_MAX`]
+    /// at once; more wait for their turn. What has begun is not given up with the future. `None` if the process is
+    /// ending.
+    pub async fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let permit = Arc::clone(&self.0.blocking).acquire_owned().await.ok()?;
+        let work = move || {
+            let done = work();
+            drop(permit);
+            done
+        };
+        self.0.runtimes[0].spawn_blocking(work).await.ok()
     }
 
     async fn run<F>(&self, work: F) -> Option<F::Output>

@@ -5,6 +5,7 @@
 
 mod certificate;
 mod client_side;
+mod directory;
 mod legacy;
 mod material;
 mod server_side;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 pub use certificate::PeerCertificate;
 pub use client_side::ClientSide;
+pub use directory::directory;
 pub use server_side::ServerSide;
 pub(super) use suites::{cipher_name, version_name};
 pub(super) use verify::in_openssls_words;
