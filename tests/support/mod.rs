@@ -10,6 +10,7 @@ pub mod message;
 pub mod place;
 pub mod pooler;
 pub mod raw;
+pub mod slapd;
 
 use std::time::{Duration, Instant};
 

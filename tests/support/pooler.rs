@@ -26,6 +26,8 @@ pub struct Setup {
     server: String,
     environment: Vec<(String, String)>,
     files: Vec<(String, String)>,
+    /// What comes before the program on its command line.
+    within: Vec<String>,
 }
 
 /// Users and passwords of every [`Cluster`], and those of the console.
@@ -65,6 +67,7 @@ impl Setup {
             server: server.to_owned(),
             environment: Vec::new(),
             files: Vec::new(),
+            within: Vec::new(),
         };
         setup
             .set("listen_addr", "\"127.0.0.1\"")
@@ -132,6 +135,12 @@ impl Setup {
         self
     }
 
+    /// Starts the process by way of another program, which must become it: `unshare`, `sh -c 'exec "$@"' sh`.
+    pub fn within(mut self, command: &[&str]) -> Self {
+        self.within = command.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// As `pgweir.toml`.
     fn text(&self) -> String {
         let mut text = String::from("[pgweir]\n");
@@ -169,17 +178,18 @@ impl Setup {
         let config = directory.join("pgweir.toml");
         place::write(&config, &self.text());
         self.files.iter().for_each(|(name, content)| place::write(&directory.join(name), content));
-        let child = spawn(&directory, &config, &self.environment);
+        let child = spawn(&directory, &config, &self);
         Pooler { directory, port, setup: self, child }
     }
 }
 
-fn spawn(directory: &Path, config: &Path, environment: &[(String, String)]) -> Child {
+fn spawn(directory: &Path, config: &Path, setup: &Setup) -> Child {
     let log = directory.join("log");
     let file =
         fs::OpenOptions::new().create(true).append(true).open(&log).expect("the directory takes a log");
-    let mut command = place::command(place::pgweir_program());
-    command.arg(config).envs(environment.iter().cloned()).env("RUST_BACKTRACE", "1");
+    let mut words = setup.within.iter().map(PathBuf::from).chain([place::pgweir_program().to_path_buf()]);
+    let mut command = place::command(words.next().expect("there is the program at least"));
+    command.args(words).arg(config).envs(setup.environment.iter().cloned()).env("RUST_BACKTRACE", "1");
     command.stdout(file.try_clone().expect("a file can be duplicated")).stderr(file);
     command.spawn().expect("pgweir can be started")
 }

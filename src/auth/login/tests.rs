@@ -59,6 +59,11 @@ fn play(request: Request, mut secrets: Vec<(Secret, Origin)>, password: &str) ->
                 need.supply(secret, origin)
             }
             Step::Derive(derivation, deriving) => deriving.keys(&derivation.run()),
+            Step::Consult(_, consulting) => {
+                assert_eq!(consulting.user(), USER);
+                let is_good = consulting.password().as_str() == PASSWORD;
+                consulting.verdict(if is_good { Opinion::Good } else { Opinion::Bad })
+            }
             Step::Send(challenge, waiting) => {
                 let mut message = BytesMut::new();
                 challenge.encode(&mut message);
@@ -148,6 +153,21 @@ fn a_wrong_password_never_gets_in() {
             let asked_by_sasl = outcome.asked.contains(&"sasl");
             let expected = if asked_by_sasl { "SASL" } else { "password" };
             assert_eq!(text, format!("{expected} authentication failed"), "{method:?} with a {name} secret");
+        }
+    }
+}
+
+#[test]
+fn somebody_else_may_judge_and_the_pool_gets_the_password() {
+    for (authority, refusal) in [(Authority::Ldap, AuthError::Ldap), (Authority::Pam, AuthError::Pam)] {
+        let outcome = play(request(Method::Outside(authority)), Vec::new(), PASSWORD);
+        assert_eq!(outcome.asked, ["cleartext"]);
+        let credentials = outcome.result.unwrap().credentials;
+        let secret = credentials.secret.unwrap();
+        assert!(matches!(&*secret, Stored::Plain(password) if password.as_str() == PASSWORD));
+        for (password, error) in [("wrong", refusal), ("", AuthError::EmptyPassword)] {
+            let outcome = play(request(Method::Outside(authority)), Vec::new(), password);
+            assert_eq!(outcome.result.err(), Some(error));
         }
     }
 }
@@ -303,7 +323,12 @@ proptest! {
     #[test]
     fn no_answer_makes_a_login_panic_or_succeed(
         answers in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 1..4),
-        method in prop_oneof![Just(Method::Plain), Just(Method::Md5), Just(Method::Scram)],
+        method in prop_oneof![
+            Just(Method::Plain),
+            Just(Method::Md5),
+            Just(Method::Scram),
+            Just(Method::Outside(Authority::Ldap)),
+        ],
     ) {
         let mut step = Login::start(request(method));
         let mut answers = answers.into_iter();
@@ -311,6 +336,7 @@ proptest! {
             step = match step {
                 Step::NeedSecret(need) => need.supply(scram(), Origin::Certain),
                 Step::Derive(derivation, deriving) => deriving.keys(&derivation.run()),
+                Step::Consult(_, consulting) => consulting.verdict(Opinion::Bad),
                 Step::Send(_, waiting) => match answers.next() {
                     Some(answer) => waiting.answer(&answer),
                     None => break,

@@ -61,6 +61,42 @@ async fn the_wrong_ones_are_told_nothing_but_that() {
 }
 
 #[tokio::test]
+async fn rules_decide_for_each_client_how_it_is_asked() {
+    let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    let (maps, _) = crate::config::ident::Maps::read(&format!("m {me} plain\nother somebody scram"));
+    let rules = "local d plain peer map=m\nlocal forced plain password\nlocal d md5 md5\nlocal d scram peer map=other\n\
+        local d owner reject\nlocal d empty ldap ldapserver=x\nlocal pgbouncer all trust\nhost all all all trust";
+    let context = crate::config::hba::Context {
+        file: std::path::Path::new("hba.conf"),
+        maps: &maps,
+        text: &|_| Err(String::new()),
+    };
+    let (rules, _) = crate::config::hba::Rules::read(rules, &context);
+    let lobby = lobby(Config { access: Some(std::sync::Arc::new(rules)), ..config(AuthType::Hba) });
+    for (user, database, asked, told) in [
+        ("plain", "d", &["ok"][..], None),
+        ("plain", "forced", &["cleartext", "ok"], None),
+        ("md5", "d", &["md5", "ok"], None),
+        ("admin", "pgbouncer", &["ok"], None),
+        ("scram", "d", &[], Some("unix socket login rejected")),
+        ("owner", "d", &[], Some("login rejected")),
+        ("empty", "d", &["cleartext"], Some("LDAP authentication failed")),
+        ("viewer", "d", &[], Some("no authentication method is found")),
+    ] {
+        let (seen, _) = log_in(&lobby, &as_user(user, database), PASSWORD).await;
+        assert_eq!(seen.asked, asked, "{user} {database}");
+        assert_eq!(refused(&seen).map(|(_, text)| text), told, "{user} {database}");
+    }
+}
+
+#[tokio::test]
+async fn ldap_without_options_is_a_mistake_of_the_settings() {
+    let lobby = lobby(config(AuthType::Ldap));
+    let (seen, _) = log_in(&lobby, &as_user("plain", "d"), PASSWORD).await;
+    assert_eq!(refused(&seen), Some(("F0000", "auth_ldap_options is null")));
+}
+
+#[tokio::test]
 async fn databases_are_spoken_of_after_authentication_only() {
     let lobby = lobby(config(AuthType::Md5));
     lobby.house.disabled.borrow_mut().insert("forced".into());
@@ -248,12 +284,9 @@ async fn a_seat_is_given_back_by_who_leaves() {
 }
 
 #[tokio::test]
-async fn auth_types_that_are_not_built_in_refuse_everybody() {
-    for (auth_type, name) in [(AuthType::Hba, "hba"), (AuthType::Ldap, "ldap"), (AuthType::Pam, "pam")] {
-        let (seen, _) = log_in(&lobby(config(auth_type)), &as_user("plain", "d"), PASSWORD).await;
-        let text = format!("{name} is not supported by this build");
-        assert_eq!(refused(&seen), Some(("0A000", text.as_str())));
-    }
+async fn without_rules_nobody_gets_in() {
+    let (seen, _) = log_in(&lobby(config(AuthType::Hba)), &as_user("plain", "d"), PASSWORD).await;
+    assert_eq!(refused(&seen), Some(("28000", "no authentication method is found")));
 }
 
 /// Logs in by clear text; gives the NegotiateProtocolVersion messages seen on the way.

@@ -42,7 +42,8 @@ fn they_are_read_only_where_they_are_used() {
 fn a_bad_line_is_a_note_in_an_ini_file_and_a_mistake_in_a_toml_file() {
     let files = files("nonsense\nlocal all all trust\nlocal all all ldap x", "m /^x$ ann");
     let loaded = ini_in(&files, INI).unwrap();
-    let notes: Vec<_> = loaded.notes.iter().map(Diagnostic::to_string).collect();
+    let of_files = loaded.notes.iter().filter(|note| note.line > 0);
+    let notes: Vec<_> = of_files.map(Diagnostic::to_string).collect();
     assert_eq!(
         notes,
         [
