@@ -196,13 +196,6 @@ impl Shelf {
         self.held.remove(&id).map(|it| it.statement)
     }
 
-    /// The statement must be parsed anew before its next use.
-    pub fn mark_stale(&mut self, server_name: &str) {
-        if let Some(held) = self.held.values_mut().find(|it| it.statement.name() == server_name) {
-            held.stale = true;
-        }
-    }
-
     /// All must be parsed anew: a DEALLOCATE ALL is on its way whose success is not known yet.
     pub fn mark_all_stale(&mut self) {
         self.held.values_mut().for_each(|it| it.stale = true);

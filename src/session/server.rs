@@ -67,8 +67,13 @@ impl Server {
         if all || self.residue.contains(Residue::PREPARED) {
             self.shelf.clear();
         }
-        if all || self.residue.contains(Residue::SETTING) || self.residue.contains(Residue::ROLE) {
-            self.parameters.extra = Arc::default();
+        // RESET ALL leaves the role alone, and RESET ROLE all else.
+        let gone = |name: &str| {
+            all || self.residue.contains(if is_role(name) { Residue::ROLE } else { Residue::SETTING })
+        };
+        if self.parameters.extra.iter().any(|(name, _)| gone(name)) {
+            self.parameters.extra =
+                Arc::new(self.parameters.extra.iter().filter(|(name, _)| !gone(name)).collect());
         }
         self.residue = Residue::NONE;
     }
@@ -100,6 +105,30 @@ impl Server {
             None if self.residue.needs_close() => Verdict::Close(CloseReason::Uncertain),
             None if self.residue.is_empty() => Verdict::Reuse(Done::witnessed()),
             None => Verdict::Clean(Done::witnessed(), self.residue),
+        }
+    }
+}
+
+fn is_role(setting: &str) -> bool {
+    ["role", "session_authorization"].iter().any(|it| it.eq_ignore_ascii_case(setting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleaning_forgets_the_settings_that_it_reset_and_no_others() {
+        for (residue, all, left) in [
+            (Residue::ROLE, false, vec!["work_mem"]),
+            (Residue::SETTING, false, vec!["role"]),
+            (Residue::TEMPORARY, false, vec!["role", "work_mem"]),
+            (Residue::NONE, true, vec![]),
+        ] {
+            let mut server = Server { residue, ..Server::default() };
+            server.parameters.extra = Arc::new([("work_mem", "1MB"), ("role", "x")].into_iter().collect());
+            server.on_cleaned(all);
+            assert_eq!(server.parameters.extra.iter().map(|it| it.0).collect::<Vec<_>>(), left, "{residue}");
         }
     }
 }

@@ -51,6 +51,7 @@ pub struct Reset {
     framer: Framer,
     all: bool,
     failed: bool,
+    ready: bool,
 }
 
 pub struct Pool {
@@ -389,16 +390,16 @@ impl<'t> World<'t> {
             return Ok(true);
         }
         reset.framer.push(&process.backend.output.take_front(count));
-        let mut ready = false;
         while let Some(message) = reset.framer.next() {
             match message.tag {
                 b'S' => note_status(&mut reset.handle.session, &message),
                 b'E' => reset.failed = true,
-                b'Z' => ready = true,
+                b'Z' => reset.ready = true,
                 _ => {}
             }
         }
-        if ready {
+        // What it says after that may have come in part only.
+        if reset.ready && reset.framer.is_empty() {
             self.cleaned(pool, index)?;
         }
         Ok(true)
@@ -584,7 +585,7 @@ impl<'t> World<'t> {
 
 impl Reset {
     fn new(seat: Seat, handle: Handle, worker: WorkerId) -> Self {
-        Self { seat, handle, worker, framer: Framer::default(), all: false, failed: false }
+        Self { seat, handle, worker, framer: Framer::default(), all: false, failed: false, ready: false }
     }
 }
 

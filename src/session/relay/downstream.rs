@@ -242,6 +242,8 @@ impl Relay {
             return Ok(Decision::Give(false));
         }
         let front = server.queue.front().map(|it| (it.reply, it.fate));
+        let about = server.queue.front().and_then(|it| it.undo.as_ref()?.renamed.as_ref());
+        let about = about.map(|it| it.name.clone());
         if server.copy_in == CopyIn::No {
             server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);
         } else {
@@ -252,7 +254,7 @@ impl Relay {
         if whole_query {
             return Ok(Decision::Give(false));
         }
-        Ok(self.give_renamed(header, turn))
+        Ok(self.give_renamed(header, about.as_deref(), turn))
     }
 
     /// A COPY FROM STDIN has failed; what the client still sends of its data is ignored.
@@ -299,19 +301,23 @@ impl Relay {
     }
 
     /// Gives the client an error with its own name for a statement in place of the server's.
-    fn give_renamed(&mut self, header: Header, turn: &mut Turn<'_>) -> Decision {
+    /// `about`: the name that the failed message gave.
+    fn give_renamed(&mut self, header: Header, about: Option<&[u8]>, turn: &mut Turn<'_>) -> Decision {
         let body = &self.down.undecided()[HEADER..header.total()];
+        if let Some(server) = &mut self.server
+            && memchr::memmem::find(body, STALE_PLAN_ROUTINE).is_some()
+        {
+            server.shelf.mark_all_stale();
+        }
         let Some(at) = memchr::memmem::find(body, NAME_PREFIX.as_bytes()) else {
             return Decision::Give(true);
         };
         let digits = body[at + NAME_PREFIX.len()..].iter().take_while(|it| it.is_ascii_digit()).count();
         let end = at + NAME_PREFIX.len() + digits;
         let server_name = String::from_utf8_lossy(&body[at..end]).into_owned();
-        let stale = memchr::memmem::find(body, STALE_PLAN_ROUTINE).is_some();
-        if let (Some(server), true) = (&mut self.server, stale) {
-            server.shelf.mark_stale(&server_name);
-        }
-        let Some(name) = self.names.name_of(&server_name) else { return Decision::Give(true) };
+        let Some(name) = about.or_else(|| self.names.name_of(&server_name)) else {
+            return Decision::Give(true);
+        };
         if self.presence != Presence::Here {
             return Decision::Give(false);
         }

@@ -133,16 +133,31 @@ impl Relay {
         if failed && parse.fails {
             // In a failed transaction the server refuses it whatever its name.
             self.send(header, Reply::Parse, turn);
-        } else if self.names.find(&parse.name).is_some() {
-            // The server itself shall say that the name is taken, so it gets one of that name first.
-            self.up.insert(turn.spare, |out| encode::parse(out, &parse.name, b"\0\0\0"));
-            server.queue.push(Reply::Parse, Fate::Swallow);
-            self.leave_behind(Residue::PREPARED);
-            self.send(header, Reply::Parse, turn);
+        } else if let Some(existing) = self.names.find(&parse.name).cloned() {
+            // The server itself shall say that the name is taken, so it is given one that it has.
+            self.provide(&existing, turn);
+            if let Some(server) = &mut self.server {
+                let renamed = Renamed { name: parse.name.clone(), before: Some(Arc::clone(&existing)) };
+                let undo = Undo { renamed: Some(renamed), ..Undo::default() };
+                server.queue.push_undoable(Reply::Parse, Fate::Pass, undo);
+            }
+            self.pass_parse(header, &parse, &existing, turn);
         } else {
             self.parse_new(header, parse, &statement, turn);
         }
         Handled::Decided
+    }
+
+    /// Passes a Parse on under a server's name.
+    fn pass_parse(&mut self, header: Header, parse: &NamedParse, named: &Statement, turn: &mut Turn<'_>) {
+        let body = named.name().len() + 1 + header.total() - parse.size;
+        self.up.insert(turn.spare, |out| {
+            put_header(out, tag::PARSE, body);
+            encode::c_str(out, named.name().as_bytes());
+        });
+        self.query_since.get_or_insert(turn.now);
+        self.up.discard(parse.size);
+        self.pass_tail(header, parse.size);
     }
 
     /// A named Parse whose name is free.
@@ -155,7 +170,7 @@ impl Relay {
     ) {
         let Some(server) = &mut self.server else { return };
         let before = self.names.replace(&parse.name, Some(Arc::clone(statement)));
-        let renamed = Some(Renamed { name: parse.name, before });
+        let renamed = Some(Renamed { name: parse.name.clone(), before });
         let presence = server.shelf.touch(statement);
         if presence == Presence::Here {
             let undo = Undo { renamed, ..Undo::default() };
@@ -168,14 +183,7 @@ impl Relay {
         turn.stats.server_parse();
         let undo = Undo { renamed, parsed: Some(Arc::clone(statement)), closed: None };
         server.queue.push_undoable(Reply::Parse, Fate::Pass, undo);
-        self.query_since.get_or_insert(turn.now);
-        let body = statement.name().len() + 1 + header.total() - parse.size;
-        self.up.insert(turn.spare, |out| {
-            put_header(out, tag::PARSE, body);
-            encode::c_str(out, statement.name().as_bytes());
-        });
-        self.up.discard(parse.size);
-        self.pass_tail(header, parse.size);
+        self.pass_parse(header, &parse, statement, turn);
     }
 
     pub(super) fn bind(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {

@@ -519,3 +519,44 @@ fn an_answer_does_not_land_in_the_middle_of_a_message() {
     got.extend(bench.sent_to_client());
     assert_eq!(tags(&got), "tT1Z");
 }
+
+#[test]
+fn a_name_that_is_taken_is_refused_by_the_server_under_the_clients_name() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"s\0select 1\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    bench.sent_to_client();
+    let (held, _) = bench.relay.take_released().expect("done");
+    bench.client(&messages(&[(b'P', b"s\0select 2\0\0\0"), (b'S', b"")]));
+    bench.grant(held);
+    let sent = bench.sent_to_server();
+    assert!(sent[5..].starts_with(b"PGWEIR_1\0select 2\0"), "{}", sent.escape_ascii());
+    bench.server(&messages(&[(b'E', b"SERROR\0C42P05\0Mstatement \"PGWEIR_1\" already exists\0\0"), IDLE]));
+    let answer = bench.sent_to_client();
+    assert!(memchr::memmem::find(&answer, b"\"s\" already exists").is_some(), "{}", answer.escape_ascii());
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Reuse(_)), "{verdict:?}");
+}
+
+#[test]
+fn a_result_type_that_changed_within_a_transaction_is_cured_after_it() {
+    let mut bench = Bench::new(TRANSACTION);
+    let batch = messages(&[(b'B', b"\0a\0\0\0\0\0\0\0"), (b'E', b"\0\0\0\0\0"), (b'S', b"")]);
+    bench.client(&messages(&[(b'P', b"a\0select 1\0\0\0"), (b'S', b""), (b'Q', b"begin\0")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), IDLE, (b'C', b"BEGIN\0"), (b'Z', b"T")]));
+    bench.client(&batch);
+    assert_eq!(tags(&bench.sent_to_server()), "BES");
+    let stale = b"SERROR\0C0A000\0Mcached plan\0RRevalidateCachedQuery\0\0";
+    bench.server(&messages(&[(b'E', stale), (b'Z', b"E")]));
+    bench.client(&message(b'Q', b"rollback\0"));
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"ROLLBACK\0"), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    bench.client(&batch);
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "CPBES");
+}
