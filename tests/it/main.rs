@@ -8,6 +8,7 @@ mod support;
 mod auth;
 mod cancel;
 mod differential;
+mod drivers;
 mod hba;
 mod ldap;
 mod pam;

@@ -142,6 +142,23 @@ fn a_parameter_set_in_a_session_follows_the_client_and_nobody_else() {
     }
 }
 
+/// asyncpg's pool sends RESET ALL whenever a connection changes hands.
+#[test]
+fn reset_all_comes_back_to_the_clients_own_start_up_parameters() {
+    for mode in ["transaction", "session"] {
+        let pooler = Setup::of(Cluster::shared()).set("pool_mode", &format!("{mode:?}")).start();
+        // So that the server was not started by the client that is asked.
+        pooler.app().query("SELECT 1");
+        let mut client = login(&pooler, &[("application_name", "mine"), ("TimeZone", "Asia/Tokyo")]);
+        for reset in ["RESET ALL", "DISCARD ALL", "RESET application_name"] {
+            client.query("SET application_name = 'other'");
+            client.query(reset);
+            assert_eq!(client.value("SHOW application_name"), "mine", "{reset} in {mode} mode");
+            assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo", "{reset} in {mode} mode");
+        }
+    }
+}
+
 #[test]
 fn a_parameter_set_in_a_transaction_that_fails_is_not_kept() {
     let mut two = Two::new();
