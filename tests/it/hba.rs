@@ -77,6 +77,8 @@ fn a_unix_sockets_user_is_the_operating_systems() {
         &format!("people {me} app\npeople \"somebody else\" md5_user\nall_of_them {me} all"),
     );
     let pooler = files.setup().start();
+    let socket = pooler.directory().join(format!(".s.PGSQL.{}", pooler.port));
+    eventually("it listens there too", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     let rejected = || refused("unix socket login rejected");
     assert_eq!(over_unix(&pooler, "app"), Ok("app".to_owned()));
     assert_eq!(over_unix(&pooler, "app2"), Ok("app2".to_owned()));

@@ -140,6 +140,7 @@ fn a_server_that_does_not_answer_holds_up_nobody_else() {
     crate::support::place::write(&hba, &text);
     let pooler = Setup::of(cluster())
         .set("auth_type", "\"hba\"")
+        .set("max_client_conn", "200")
         .set("auth_hba_file", &format!("{:?}", hba.display().to_string()))
         .start();
     let waiting: Vec<Raw> = (0..100)

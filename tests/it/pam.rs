@@ -34,15 +34,17 @@ fn pooler() -> Option<(Pooler, PathBuf)> {
     let judge = format!("pam_exec.so quiet expose_authtok {}", script.display());
     place::write(&directory.join("pgbouncer"), &format!("auth required {judge}\naccount required {judge}\n"));
     let mount = format!("mount --bind {} /etc/pam.d", directory.display());
-    let possible = place::command("unshare").args(["-rm", "sh", "-c", &mount]).output();
+    // Root in the first namespace, which may mount; somebody else in the second, because pgweir refuses to be root.
+    let enter = format!("{mount} && exec unshare --map-user=1000 \"$@\"");
+    let within = ["unshare", "-rm", "sh", "-c", &enter, "sh"];
+    let possible = place::command(within[0]).args(&within[1..]).arg("true").output();
     if !possible.is_ok_and(|it| it.status.success()) {
         eprintln!("SKIPPED: the kernel gives no mount namespace to put a PAM service into");
         return None;
     }
-    let enter = format!("{mount} && exec \"$@\"");
     let server = format!("host = \"127.0.0.1\"\nport = {}", Cluster::shared().port);
     let setup = Setup::bare(&server).database("app", "").set("auth_type", "\"pam\"");
-    Some((setup.within(&["unshare", "-rm", "sh", "-c", &enter, "sh"]).start(), directory))
+    Some((setup.within(&within).start(), directory))
 }
 
 fn log_in(pooler: &Pooler, user: &str, password: &str) -> Result<Raw, String> {

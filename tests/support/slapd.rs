@@ -100,8 +100,10 @@ impl Slapd {
         assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
         let (port, tls_port) = (place::free_port(), place::free_port());
         let urls = format!("ldap://127.0.0.1:{port} ldaps://127.0.0.1:{tls_port}");
-        let arguments = ["-d", "0", "-f", &at("slapd.conf"), "-h", &urls];
-        let server = Guarded::start(&directory, program, &arguments);
+        // The guard's shell has SIGQUIT ignored for what it starts, and slapd would leave it so.
+        let slapd = program.display().to_string();
+        let arguments = ["--default-signal=QUIT", &slapd, "-d", "0", "-f", &at("slapd.conf"), "-h", &urls];
+        let server = Guarded::start(&directory, Path::new("/usr/bin/env"), &arguments);
         let slapd = Self { directory, port, tls_port, server: Some(server) };
         super::eventually("slapd listens", || {
             [port, tls_port].iter().all(|port| std::net::TcpStream::connect(("127.0.0.1", *port)).is_ok())
