@@ -19,6 +19,7 @@ use crate::client::refusal::Refusal;
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
 use crate::ids::{DatabaseName, PoolKey};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, PoolClient};
+use crate::server::ServerConn;
 use crate::session::params::{Parameters, Values};
 use crate::session::relay::{Relay, Rules};
 use crate::stats::{ClientConnected, ClientEntry, ClientLogin, Replication, client_event, client_span};
@@ -26,6 +27,9 @@ use crate::wire::Report;
 
 /// How long `auth_query` may take: as a login's other steps, it must not keep a server for ever.
 const AUTH_QUERY_MAX: Duration = Duration::from_secs(30);
+
+/// Why a server is closed that should be idle and is not.
+const NOT_READY: &str = "server was not ready";
 
 /// Serves a connection to its end. Not cancel safe: dropping it closes the connection.
 pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, arrival: Arrival) {
@@ -86,13 +90,16 @@ impl House for Visitor {
         let config = self.process.config.load_full();
         let key = config.pool_key(&query.database, &query.auth_user);
         let pool = self.process.pools.enter(&key);
-        let lease = checkout(&pool, &self.entry)
+        let lease = checkout(&pool, Claim::new(Arc::clone(&self.entry)))
             .await
             .map_err(|report| AuthQueryError::Unavailable(Box::new(report)))?;
         // The client's cancel requests are not for this query.
         lease.shield();
         let (lease, found) = lease.converse(async |conn| ask(conn, query, AUTH_QUERY_MAX).await).await?;
-        untouched(lease);
+        match lease.session.as_ref().and_then(|it| it.proof()) {
+            Some(done) => lease.done(done).give_back(Instant::now()),
+            None => lease.close(NOT_READY),
+        }
         Ok(found)
     }
 
@@ -106,8 +113,7 @@ impl House for Visitor {
 }
 
 /// Waits for a server on behalf of a client that is still logging in.
-async fn checkout(pool: &PoolClient, entry: &Arc<ClientEntry>) -> Result<Lease<Busy>, Report> {
-    let claim = Claim::new(Arc::clone(entry));
+async fn checkout(pool: &PoolClient, claim: Claim<ServerConn>) -> Result<Lease<Busy>, Report> {
     let answer = match claim.checkout(pool, Instant::now()) {
         Answer::Granted(lease) => Ok(lease),
         Answer::Refused(refusal) => Err(refusal),
@@ -231,21 +237,16 @@ async fn welcome_of(
     if let Some(welcome) = pool.welcome() {
         return Ok(welcome);
     }
-    let first = checkout(pool, entry);
+    let first = checkout(pool, Claim::to_look(Arc::clone(entry)));
     let lease = match client.deadline {
         None => first.await,
         Some(deadline) => timeout_at(deadline, first).await.map_err(|_| Refusal::LoginTimeoutServerDown)?,
     };
     let lease = lease.map_err(|report| Refusal::Server(Box::new(report)))?;
     let reported = lease.reported();
-    untouched(lease);
-    Ok(reported)
-}
-
-/// Gives back a server on which no client's query has run.
-fn untouched(lease: Lease<Busy>) {
     match lease.session.as_ref().and_then(|it| it.proof()) {
-        Some(done) => lease.done(done).give_back(Instant::now()),
-        None => lease.close("server was not ready"),
+        Some(done) => lease.unused(done, Instant::now()),
+        None => lease.close(NOT_READY),
     }
+    Ok(reported)
 }

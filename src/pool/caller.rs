@@ -234,7 +234,19 @@ fn wake(waker: Option<Waker>) {
 
 /// A client's own handle: it asks for servers, one at a time. Dropping it leaves the queue.
 #[must_use = "dropping it leaves the queue"]
-pub struct Claim<C: Connection>(Arc<Caller<C>>);
+pub struct Claim<C: Connection> {
+    caller: Arc<Caller<C>>,
+    purpose: Purpose,
+}
+
+/// What a server is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To run queries on it.
+    Use,
+    /// To see that there is one, and what it reports: no assignment in statistics.
+    Look,
+}
 
 /// The answer to a client that asks for a server.
 #[must_use = "a lease in it is a server connection"]
@@ -269,12 +281,18 @@ pub struct QueueView {
 impl<C: Connection> Claim<C> {
     /// For a client, for as long as it is connected.
     pub fn new(entry: Arc<ClientEntry>) -> Self {
-        Self(Caller::new(entry))
+        Self { caller: Caller::new(entry), purpose: Purpose::Use }
+    }
+
+    /// For a client that only wants to know what servers report; it gives its server back with
+    /// [`Lease::unused`].
+    pub fn to_look(entry: Arc<ClientEntry>) -> Self {
+        Self { caller: Caller::new(entry), purpose: Purpose::Look }
     }
 
     /// The shared part, for cancel requests.
     pub fn caller(&self) -> &Arc<Caller<C>> {
-        &self.0
+        &self.caller
     }
 
     /// Asks for a server. A client that has one, or waits for one, must not ask for another.
@@ -282,7 +300,7 @@ impl<C: Connection> Claim<C> {
         if pool.is_draining() {
             return Answer::Refused(Refusal::ShuttingDown);
         }
-        let caller = &self.0;
+        let caller = &self.caller;
         let mut doing = caller.doing.lock();
         debug_assert!(matches!(*doing, Doing::Nothing), "one server at a time");
         let asker = Asker { client: caller.id(), worker: caller.worker() };
@@ -309,7 +327,7 @@ impl<C: Connection> Claim<C> {
 
     /// What has become of the wait. Cancel safe: nothing is lost between two calls.
     pub fn poll(&self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Lease<Busy, C>, Refusal>> {
-        let mut doing = self.0.doing.lock();
+        let mut doing = self.caller.doing.lock();
         if let Doing::Waiting { waker, .. } = &mut *doing {
             if !waker.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
@@ -324,7 +342,7 @@ impl<C: Connection> Claim<C> {
                 Poll::Ready(self.take_over(&pool, seat, member, waited))
             }
             Doing::Refused(refusal) => {
-                self.0.entry.set_state(ClientState::Active);
+                self.caller.entry.set_state(ClientState::Active);
                 Poll::Ready(Err(refusal))
             }
             // Nobody asked for a server: nobody will wake either.
@@ -347,8 +365,10 @@ impl<C: Connection> Claim<C> {
         member: Box<Member<C>>,
         waited: Duration,
     ) -> Result<Lease<Busy, C>, Refusal> {
-        let caller = &self.0;
-        pool.stats().cell(caller.worker()).assigned(waited);
+        let caller = &self.caller;
+        if self.purpose == Purpose::Use {
+            pool.stats().cell(caller.worker()).assigned(waited);
+        }
         let lease = Lease::new(Arc::clone(pool), seat, member, Some(Arc::clone(caller)));
         lease.track(Tracked::Leased(caller.id()));
         caller.entry.set_state(ClientState::Active);
@@ -358,19 +378,19 @@ impl<C: Connection> Claim<C> {
 
     /// Leaves the queue, or declines what was granted. Harmless where it does neither wait nor have one.
     pub fn leave(&self) {
-        let mut doing = self.0.doing.lock();
+        let mut doing = self.caller.doing.lock();
         if matches!(*doing, Doing::Linked { .. }) {
             return;
         }
         let old = std::mem::replace(&mut *doing, Doing::Nothing);
         drop(doing);
-        self.0.entry.set_state(ClientState::Active);
+        self.caller.entry.set_state(ClientState::Active);
         undo(old);
     }
 
     /// What may be said to a client that waits.
     pub fn queue_view(&self, now: Instant) -> Option<QueueView> {
-        match &*self.0.doing.lock() {
+        match &*self.caller.doing.lock() {
             Doing::Waiting { pool, ticket, since, .. } => {
                 Some(pool.queue_view(*ticket, now.saturating_duration_since(*since), now))
             }

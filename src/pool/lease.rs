@@ -269,6 +269,13 @@ impl<C: Connection> Lease<Busy, C> {
         self.into()
     }
 
+    /// Gives back a server on which nothing has run: as far as its lifetime goes, it has not been used.
+    pub fn unused(self, _proof: Done, now: Instant) {
+        let lease: Lease<Idle, C> = self.into();
+        lease.pool.lock().unused(lease.seat);
+        lease.give_back(now);
+    }
+
     /// The client has done with the server, but left something behind. Until it is cleaned it is nobody's.
     pub fn reset(self, _proof: Done) -> Lease<Resetting, C> {
         let lease: Lease<Resetting, C> = self.into();

@@ -219,6 +219,13 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         }
     }
 
+    /// A leased server is about to be released without having been used.
+    pub fn unused(&mut self, seat: Seat) {
+        if self.slots.get(seat).is_some_and(|slot| matches!(slot.state, State::Leased(_))) {
+            self.slots.change(seat, State::Examining);
+        }
+    }
+
     /// A server connection has been closed, by whomever. The caller must now look at [`Schedule::next_open`].
     pub fn gone(&mut self, seat: Seat) {
         let removed = self.slots.remove(seat);

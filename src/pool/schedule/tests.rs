@@ -371,6 +371,9 @@ fn a_lifetime_of_zero_uses_each_server_once() {
     fill(&mut pool, &[A], now);
     assert!(pool.upkeep(now + SECOND).is_empty(), "it has not been used");
     let (seat, server) = granted(&mut pool, 1, A, now);
+    pool.unused(seat);
+    assert!(matches!(pool.release(seat, server, A, now), Release::Kept), "it was only looked at");
+    let (seat, server) = granted(&mut pool, 1, A, now);
     assert_eq!(closed(pool.release(seat, server, A, now)), CloseReason::Lifetime);
 }
 
