@@ -14,7 +14,7 @@ use crate::client::stored_credentials;
 use crate::config::Config;
 use crate::ids::{PoolKey, WorkerId};
 use crate::pool::schedule::OpenFailure;
-use crate::pool::{OpenError, OpenTask, Opener};
+use crate::pool::{Lease, OpenError, OpenTask, Opener, Resetting};
 use crate::server::{Rotation, ServerConn, Target};
 use crate::wire::{Report, SqlState};
 
@@ -49,31 +49,61 @@ impl Origins {
 /// The queues of the workers that open servers.
 #[derive(Default)]
 pub struct Openings {
-    workers: RwLock<Vec<mpsc::UnboundedSender<OpenTask<ServerConn>>>>,
+    workers: RwLock<Vec<mpsc::UnboundedSender<Errand>>>,
     /// Whose turn it is where no worker asks for itself.
     turn: AtomicUsize,
 }
 
+/// Work on servers, for a worker.
+pub enum Errand {
+    /// Open one.
+    Open(OpenTask<ServerConn>),
+    /// Ask one whether it still answers.
+    Check(Lease<Resetting>),
+}
+
 impl Openings {
     /// The workers have started; from now on servers can be opened.
-    pub fn start(&self, workers: Vec<mpsc::UnboundedSender<OpenTask<ServerConn>>>) {
+    pub fn start(&self, workers: Vec<mpsc::UnboundedSender<Errand>>) {
         *self.workers.write() = workers;
+    }
+
+    fn send(&self, worker: Option<WorkerId>, errand: Errand) {
+        let workers = self.workers.read();
+        let turn = || self.turn.fetch_add(1, Ordering::Relaxed) % workers.len().max(1);
+        if let Some(worker) = workers.get(worker.map_or_else(turn, |it| usize::from(it.0))) {
+            // Where the worker has ended the errand comes back and is dropped, which frees its place.
+            let _ = worker.send(errand);
+        }
     }
 }
 
 impl Opener<ServerConn> for Openings {
     fn open(&self, worker: Option<WorkerId>, task: OpenTask<ServerConn>) {
-        let workers = self.workers.read();
-        let turn = || self.turn.fetch_add(1, Ordering::Relaxed) % workers.len().max(1);
-        if let Some(worker) = workers.get(worker.map_or_else(turn, |it| usize::from(it.0))) {
-            // Where the worker has ended the task comes back and is dropped, which frees its place.
-            let _ = worker.send(task);
+        self.send(worker, Errand::Open(task));
+    }
+
+    fn check(&self, lease: Lease<Resetting>) {
+        self.send(Some(lease.home), Errand::Check(lease));
+    }
+}
+
+/// Does a worker's errand. Not cancel safe: dropping it gives the attempt up, or closes the server.
+pub async fn run(process: &Process, worker: WorkerId, errand: Errand) {
+    match errand {
+        Errand::Open(task) => open(process, worker, task).await,
+        Errand::Check(lease) => {
+            let config = process.config.load_full();
+            let settings = &config.settings;
+            // It may have been switched off meanwhile: then nothing is asked that could go wrong.
+            let sql = settings.server_check_query.as_deref().unwrap_or_default();
+            lease.check(sql, settings.server_connect_timeout).await;
         }
     }
 }
 
 /// Opens one server and tells its pool what came of it. Not cancel safe: dropping it gives the attempt up.
-pub async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn>) {
+async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn>) {
     let key = task.pool().key().clone();
     let config = process.config.load_full();
     let origin = process.origins.of(&key);
@@ -91,7 +121,6 @@ pub async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn
             if let Some(entry) = config.database(&key.database) {
                 origin.rotation.on_failure(entry.load_balance_hosts);
             }
-            tracing::warn!(database = %key.database, user = %key.user, "cannot connect to server: {error}");
             task.failed(error.into(), worker, Instant::now());
         }
     }

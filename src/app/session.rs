@@ -12,7 +12,7 @@ use super::process::Process;
 use super::workers::Arrival;
 use crate::admin::{self, Access, Admin, console_pool};
 use crate::client::Worker;
-use crate::client::drive::{Driver, Ended, Parts};
+use crate::client::drive::{Driver, Parts};
 use crate::client::login::{Admitted, ConsoleRole, Destination, House, Lobby, LoggedIn, Welcome, Welcomed};
 use crate::client::patience;
 use crate::client::refusal::Refusal;
@@ -193,28 +193,14 @@ async fn pooled(
         key: ticket.key(),
         notice: config.settings.login_notify_message.as_deref(),
     };
-    let log_disconnections = config.settings.log_disconnections;
-    let connected = Instant::now();
     match client.welcome(&greeting).await {
         Err(end) => client_event!(info, entry, "closing because: {end}"),
         Ok(Welcomed { stream, input, seat: _seat }) => {
             pool.stats().cell(worker.id).client_login();
             let relay = Relay::new(rules, parameters, Instant::now());
             let parts = Parts { client: stream, input, claim, pool: Arc::clone(&pool), relay };
-            let ended = Driver::new(worker, parts).run().await;
-            if log_disconnections {
-                let age = connected.elapsed().as_secs();
-                client_event!(info, entry, "closing because: {} (age={age}s)", reason(&ended));
-            }
+            Driver::new(worker, parts).run().await;
         }
-    }
-}
-
-fn reason(ended: &Ended) -> &str {
-    match ended {
-        Ended::Terminated => "client close request",
-        Ended::Vanished => "client unexpected eof",
-        Ended::SentAway(report) => &report.message,
     }
 }
 

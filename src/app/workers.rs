@@ -12,15 +12,13 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::opener;
+use super::opener::{self, Errand};
 use super::process::Process;
 use super::session;
 use crate::admin::Admin;
 use crate::client::Worker;
 use crate::ids::{ClientId, WorkerId};
 use crate::net::Detached;
-use crate::pool::OpenTask;
-use crate::server::ServerConn;
 use crate::session::pipe::Spare;
 
 /// A client that was accepted, on its way to its worker.
@@ -62,11 +60,11 @@ struct Intake {
     clients: Arc<AtomicUsize>,
 }
 
-/// A worker's queues. Both are bounded by others: arrivals by the file descriptors there are, tasks by the limits of
+/// A worker's queues. Both are bounded by others: arrivals by the file descriptors there are, errands by the limits of
 /// the pools.
 struct Inbox {
     arrivals: mpsc::UnboundedReceiver<Arrival>,
-    tasks: mpsc::UnboundedReceiver<OpenTask<ServerConn>>,
+    errands: mpsc::UnboundedReceiver<Errand>,
 }
 
 impl Workers {
@@ -79,12 +77,12 @@ impl Workers {
         openings: &super::opener::Openings,
     ) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let (mut intakes, mut tasks, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut intakes, mut errands, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..process.workers {
             let id = WorkerId(u16::try_from(number).unwrap_or(u16::MAX));
             let (arrival, arrivals_of) = mpsc::unbounded_channel();
-            let (task, tasks_of) = mpsc::unbounded_channel();
-            let inbox = Inbox { arrivals: arrivals_of, tasks: tasks_of };
+            let (errand, errands_of) = mpsc::unbounded_channel();
+            let inbox = Inbox { arrivals: arrivals_of, errands: errands_of };
             let (process, admin, stop) = (Arc::clone(process), Arc::clone(admin), stop.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let body = move || {
@@ -93,9 +91,9 @@ impl Workers {
             };
             threads.push(std::thread::Builder::new().name(format!("worker {number}")).spawn(body)?);
             intakes.push(Intake { arrivals: arrival, clients: Arc::default() });
-            tasks.push(task);
+            errands.push(errand);
         }
-        openings.start(tasks);
+        openings.start(errands);
         Ok(Self { intakes, threads, stop })
     }
 
@@ -145,9 +143,9 @@ async fn run(
                 let conversation = session::serve(process, admin, worker, arrival);
                 tokio::task::spawn_local(conversations.track_future(conversation));
             }
-            Some(task) = inbox.tasks.recv() => {
+            Some(errand) = inbox.errands.recv() => {
                 let process = Arc::clone(&process);
-                tokio::task::spawn_local(async move { opener::open(&process, id, task).await });
+                tokio::task::spawn_local(async move { opener::run(&process, id, errand).await });
             }
         }
     }

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a lease leaves the driver only with the relay's verdict on its server, or by being closed.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -28,6 +29,7 @@ use crate::session::params::Values;
 use crate::session::pipe::{Pipe, SLICES_MAX, Spare};
 use crate::session::relay::{Closing, Relay, Rules, Turn};
 use crate::session::verdict::{CloseReason, Verdict};
+use crate::stats::client_event;
 use crate::wire::Report;
 
 /// How long a client that was told to go may take to read what it was told.
@@ -44,6 +46,16 @@ pub enum Ended {
     Vanished,
     /// The client was told this and sent away.
     SentAway(Report),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Terminated => f.write_str("client close request"),
+            Self::Vanished => f.write_str("client unexpected eof"),
+            Self::SentAway(report) => f.write_str(&report.message),
+        }
+    }
 }
 
 /// A side's readiness to take bytes that are already in a TLS session.
@@ -69,6 +81,7 @@ pub struct Driver {
     server_flush: Flush,
     waiting_since: Option<Instant>,
     noticed: bool,
+    begun: Instant,
     /// When to give up on a client that is being sent away, or on the server of one that is gone.
     give_up: Option<Instant>,
     ended: Option<Ended>,
@@ -124,6 +137,7 @@ impl Driver {
             server_flush: Flush::Done,
             waiting_since: None,
             noticed: false,
+            begun: Instant::now(),
             give_up: None,
             ended: None,
             shown,
@@ -176,8 +190,12 @@ impl Driver {
         if let Some((session, verdict)) = self.relay.take_released() {
             self.take_leave(session, verdict, now);
         }
-        if let Some(Closing::Terminated) = self.relay.closing() {
-            self.ended.get_or_insert(Ended::Terminated);
+        if self.ended.is_none() {
+            match self.relay.closing() {
+                None => {}
+                Some(Closing::Terminated) => self.end(Ended::Terminated),
+                Some(Closing::Told(report)) => self.end(Ended::SentAway(report.clone())),
+            }
         }
         result
     }
@@ -207,6 +225,23 @@ impl Driver {
         }
     }
 
+    /// The conversation ends for this reason, unless it had another before. The log has it before the client hears it.
+    fn end(&mut self, ended: Ended) {
+        if self.ended.is_some() {
+            return;
+        }
+        let config = self.worker.config.load();
+        let entry = self.claim.caller().entry();
+        if config.settings.log_pooler_errors && matches!(ended, Ended::SentAway(_)) {
+            client_event!(warn, entry, "pooler error: {ended}");
+        }
+        if config.settings.log_disconnections {
+            client_event!(info, entry, "closing because: {ended} (age={}s)", self.begun.elapsed().as_secs());
+        }
+        drop(config);
+        self.ended = Some(ended);
+    }
+
     /// Gives a server back as the relay's verdict says.
     fn take_leave(&mut self, session: Box<crate::session::server::Server>, verdict: Verdict, now: Instant) {
         let Some(mut lease) = self.lease.take() else { return };
@@ -230,13 +265,27 @@ impl Driver {
             return false;
         }
         match self.claim.caller().entry().poll_disconnect(cx.waker()) {
-            Poll::Pending => false,
+            Poll::Pending => self.give_up_obsolete(),
             Poll::Ready(reason) => {
                 let report = patience::sent_away(reason, self.compatibility);
                 self.send_away(report, CloseReason::ClientSentAway);
                 true
             }
         }
+    }
+
+    /// `server_fast_close`: a client that has an obsolete server for its whole session must not keep it.
+    fn give_up_obsolete(&mut self) -> bool {
+        let obsolete = self.lease.as_ref().is_some_and(|lease| lease.is_obsolete());
+        if !obsolete
+            || self.relay.is_busy()
+            || self.pool.settings().mode != PoolMode::Session
+            || !self.worker.config.load().settings.server_fast_close
+        {
+            return false;
+        }
+        self.send_away(patience::obsolete(self.compatibility), CloseReason::Obsolete);
+        true
     }
 
     fn send_away(&mut self, report: Report, reason: CloseReason) {
@@ -376,7 +425,7 @@ impl Driver {
 
     /// The client is gone. What it left running is cancelled, and its server brought to rest.
     fn vanished(&mut self) {
-        self.ended.get_or_insert(Ended::Vanished);
+        self.end(Ended::Vanished);
         self.part();
     }
 
@@ -437,8 +486,7 @@ impl Driver {
         match self.relay.closing() {
             None => return false,
             Some(Closing::Terminated) => self.part(),
-            Some(Closing::Told(report)) => {
-                self.ended.get_or_insert_with(|| Ended::SentAway(report.clone()));
+            Some(Closing::Told(_)) => {
                 self.give_up.get_or_insert_with(|| Instant::now() + LINGER);
                 if self.relay.to_client().ready() == 0 && self.client_flush == Flush::Done {
                     self.client = None;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::config::{ClientSettings, Compatibility};
 use crate::pool::{QueueView, Refusal as PoolRefusal};
 use crate::session::relay::Activity;
+use crate::session::verdict::CloseReason;
 use crate::stats::Disconnect;
 use crate::wire::{Report, Severity, SqlState};
 
@@ -149,6 +150,15 @@ pub fn sent_away(reason: Disconnect, compatibility: Compatibility) -> Report {
         Disconnect::Admin | Disconnect::SuspendTimeout | Disconnect::Shutdown => SqlState::ADMIN_SHUTDOWN,
     };
     styled(sqlstate, reason.message(), compatibility)
+}
+
+/// What a client is told whose server is obsolete and not to be waited for.
+pub fn obsolete(compatibility: Compatibility) -> Report {
+    let report = styled(SqlState::ADMIN_SHUTDOWN, CloseReason::Obsolete.text(), compatibility);
+    match compatibility {
+        Compatibility::PgBouncer => report,
+        Compatibility::Postgres => report.hint("Connect again; server_fast_close asks for this."),
+    }
 }
 
 fn styled(sqlstate: SqlState, message: &str, compatibility: Compatibility) -> Report {

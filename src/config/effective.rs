@@ -56,6 +56,7 @@ impl Config {
             server_login_retry: global.server_login_retry,
             server_round_robin: global.server_round_robin,
             connecting_max: global.server_connecting_max,
+            check_after: global.server_check_query.as_ref().map(|_| global.server_check_delay),
         }
     }
 

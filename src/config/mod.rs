@@ -364,6 +364,8 @@ pub struct PoolSettings {
     pub server_round_robin: bool,
     /// New server connections that may be under way at once.
     pub connecting_max: usize,
+    /// A server that has been idle this long is asked whether it still answers before it gets its next client.
+    pub check_after: Option<Duration>,
 }
 
 /// What is in force for one client: limits of its login user and its database. Zero means: no limit.

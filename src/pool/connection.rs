@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::lease::{Lease, Resetting};
 use super::schedule::OpenFailure;
 use crate::ids::{PoolKey, WorkerId};
 use crate::session::params::Values;
@@ -82,4 +83,8 @@ pub enum Refusal {
 pub trait Opener<C: Connection>: Send + Sync + 'static {
     /// Begins to open a server on `worker` (`None`: any) and returns at once. What comes of it is told to `task`.
     fn open(&self, worker: Option<WorkerId>, task: super::OpenTask<C>);
+
+    /// Begins to ask an idle server, on its home, whether it still answers, and returns at once. The server is then
+    /// given back or closed.
+    fn check(&self, lease: Lease<Resetting, C>);
 }

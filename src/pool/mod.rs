@@ -255,8 +255,9 @@ impl<C: Connection> Pool<C> {
         }
     }
 
-    /// Opens the servers that waiting clients need, as far as all limits allow.
+    /// Checks or opens the servers that waiting clients need, as far as all limits allow.
     fn serve_demand(&self, now: Instant) {
+        self.check_idle(now);
         for _ in 0..OPENS_AT_ONCE_MAX {
             let opening = self.lock().next_open(now);
             let Some(opening) = opening else { return };
@@ -267,6 +268,16 @@ impl<C: Connection> Pool<C> {
                 tracing::warn!(database = %self.key.database, user = %self.key.user, "taking connection from reserve_pool");
             }
             self.open(opening, Permit { database, user });
+        }
+    }
+
+    /// Has idle servers that waiting clients need asked whether they still answer.
+    fn check_idle(&self, now: Instant) {
+        for _ in 0..OPENS_AT_ONCE_MAX {
+            let checked = self.lock().next_check(now);
+            let (Some((seat, member)), Some(pool)) = (checked, self.me.upgrade()) else { return };
+            member.track(Tracked::Examining);
+            self.setup.opener.check(Lease::new(pool, seat, member, None));
         }
     }
 

@@ -168,7 +168,13 @@ impl<C: Connection> Pools<C> {
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(disabled),
         };
-        Arc::clone(&self.databases.entry(name.clone()).or_insert_with(|| Arc::new(make())))
+        let made = self.databases.entry(name.clone()).or_insert_with(|| {
+            if config.database(name).is_some_and(|_| !config.databases.contains_key(name)) {
+                tracing::info!("registered new auto-database: {name}");
+            }
+            Arc::new(make())
+        });
+        Arc::clone(&made)
     }
 
     fn user_limit(&self, name: &UserName) -> Arc<Limit> {
@@ -308,6 +314,12 @@ impl<C: Connection> Pools<C> {
         }
         for pool in pools {
             pool.renew();
+        }
+        // Who has an obsolete server may have to give it up (`server_fast_close`).
+        for client in self.setup.roster.clients() {
+            if client.login().is_some_and(|login| pools.iter().any(|pool| pool.key == login.pool)) {
+                client.nudge();
+            }
         }
     }
 

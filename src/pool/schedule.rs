@@ -78,7 +78,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
     ) -> Checkout<S, E> {
         let Asker { client, worker } = asker;
         if self.flow == Flow::Running {
-            if let Some(seat) = self.pick_idle(worker, fit)
+            if let Some(seat) = self.pick_idle(worker, now, fit)
                 && let Some(server) = self.lease(seat, client, now)
             {
                 return Checkout::Granted { seat, server };
@@ -94,9 +94,11 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
     }
 
     /// Chooses an idle server and takes it from the list: one at home on `worker`, else the most recently used.
-    fn pick_idle(&mut self, worker: WorkerId, fit: impl Fn(&S) -> bool) -> Option<Seat> {
+    fn pick_idle(&mut self, worker: WorkerId, now: Instant, fit: impl Fn(&S) -> bool) -> Option<Seat> {
         let fits = |seat: &Seat| match self.slots.get(*seat) {
-            Some(Slot { state: State::Idle(server), .. }) => fit(server),
+            Some(slot @ Slot { state: State::Idle(server), .. }) => {
+                !self.needs_check(slot, now) && fit(server)
+            }
             _ => false,
         };
         let index = if self.settings.server_round_robin {
@@ -292,14 +294,34 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         }
     }
 
+    fn needs_check(&self, slot: &Slot<S>, now: Instant) -> bool {
+        self.settings.check_after.is_some_and(|it| now.saturating_duration_since(slot.since) >= it)
+    }
+
+    /// Takes out an idle server that a waiter needs and that is to be asked first whether it still answers. It comes
+    /// back by [`Schedule::release`] or ends by [`Schedule::gone`]. To be asked until it says `None`.
+    pub fn next_check(&mut self, now: Instant) -> Option<(Seat, S)> {
+        if self.flow != Flow::Running || self.waiters.len() <= self.coming() {
+            return None;
+        }
+        let seat = self.idle.back().copied()?;
+        if !self.slots.get(seat).is_some_and(|slot| self.needs_check(slot, now)) {
+            return None;
+        }
+        self.examine(seat).map(|server| (seat, server))
+    }
+
+    /// Servers on their way to the first in the queue.
+    fn coming(&self) -> usize {
+        let counts = self.slots.counts();
+        counts.opening + counts.resetting + counts.examining
+    }
+
     /// Reserves a place for a server that a waiter needs, if one may be opened. To be asked until it says `None`.
     pub fn next_open(&mut self, now: Instant) -> Option<Opening> {
         let front = self.waiters.front()?;
         let (since, worker) = (front.since, front.worker);
-        let counts = self.slots.counts();
-        // Those on their way serve the first in the queue.
-        let coming = counts.opening + counts.resetting + counts.examining;
-        if self.waiters.len() <= coming || !self.may_connect(now) {
+        if self.waiters.len() <= self.coming() || !self.may_connect(now) {
             return None;
         }
         let from_reserve = match self.room() {
@@ -573,7 +595,8 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         }
         let since = |seat: &Seat| self.slots.get(*seat).map(|slot| slot.since);
         assert!(self.idle.iter().map(since).is_sorted(), "longest idle first");
-        assert!(counts.idle == 0 || self.waiters.is_empty(), "nobody waits beside an idle server");
+        let checked = self.settings.check_after.is_some();
+        assert!(checked || counts.idle == 0 || self.waiters.is_empty(), "nobody waits beside an idle server");
         assert!(self.flow == Flow::Running || counts.idle == 0, "no idle server while paused");
     }
 }

@@ -120,6 +120,10 @@ impl Opener<FakeConn> for FakeOpener {
     fn open(&self, _: Option<WorkerId>, task: OpenTask<FakeConn>) {
         self.tasks.lock().push_back(task);
     }
+
+    fn check(&self, lease: Lease<Resetting, FakeConn>) {
+        lease.cleaned().give_back(Instant::now());
+    }
 }
 
 impl FakeOpener {

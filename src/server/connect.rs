@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, debug, info, warn};
 
 use super::inbox::{Inbox, InboxError};
 use super::query::{self, QueryError};
@@ -16,10 +16,11 @@ use super::{ServerConn, Target};
 use crate::auth::upstream::{Answer, Upstream, UpstreamError};
 use crate::auth::{Derivation, KeyCache, Keys, scram};
 use crate::config::{Host, SslMode};
-use crate::ids::{IdSequence, WorkerId};
-use crate::net::{DialError, Dialer, Endpoint, HandshakeError, Handshakes, Stream, Tls};
+use crate::ids::{IdSequence, ServerId, WorkerId};
+use crate::net::{Address, DialError, Dialer, Endpoint, HandshakeError, Handshakes, Stream, Tls};
 use crate::session::params::Values;
 use crate::session::server::Server;
+use crate::stats::server_span;
 use crate::wire::{Backend, CancelKey, Report, SqlState, TxStatus, startup};
 
 /// How many messages a login may have: PostgreSQL reports some fifteen parameters, and notices may come.
@@ -94,6 +95,30 @@ impl ConnectError {
         };
         Report::fatal(sqlstate, self.to_string())
     }
+
+    /// PgBouncer's word for it, as its log has it after `closing because:`.
+    fn reason(&self) -> String {
+        match self {
+            Self::Dial(DialError::Lookup { .. } | DialError::NoAddress { .. }) => {
+                "server DNS lookup failed".into()
+            }
+            Self::Dial(DialError::Refused { .. }) => "connect failed".into(),
+            Self::Dial(DialError::Timeout(_)) => Self::Timeout.to_string(),
+            _ => self.to_string(),
+        }
+    }
+
+    fn log(&self, target: &Target, begun: Instant) {
+        match self {
+            Self::Rejected(report) => {
+                warn!("server login failed: {} {}", report.severity.word(), report.message)
+            }
+            error => warn!("cannot connect to server: {error}"),
+        }
+        if target.log_disconnections {
+            info!("closing because: {} (age={}s)", self.reason(), begun.elapsed().as_secs());
+        }
+    }
 }
 
 /// Opens connections to servers. One for the whole process.
@@ -109,6 +134,13 @@ pub struct Connector {
     pub keys: Arc<KeyCache>,
     /// Numbers for connections.
     pub ids: Arc<IdSequence>,
+}
+
+/// One try to open a connection.
+struct Attempt {
+    id: ServerId,
+    worker: WorkerId,
+    created: Instant,
 }
 
 /// What a server says of itself at login.
@@ -131,28 +163,36 @@ impl Connector {
     /// Errors: see [`ConnectError`]; nothing is left open.
     pub async fn connect(&self, target: &Target, worker: WorkerId) -> Result<ServerConn, ConnectError> {
         let limit = if target.timeout.is_zero() { FOREVER } else { target.timeout };
-        let created = Instant::now();
-        match timeout(limit, self.connect_until(target, worker, created, created + limit)).await {
+        let attempt = Attempt { id: self.ids.server(), worker, created: Instant::now() };
+        let span = server_span(attempt.id, &target.pool, &target.place());
+        let connecting = self.connect_until(target, &attempt, attempt.created + limit);
+        let done = match timeout(limit, connecting.instrument(span.clone())).await {
             Ok(done) => done,
             Err(_) => Err(ConnectError::Timeout),
+        };
+        if let Err(error) = &done {
+            span.in_scope(|| error.log(target, attempt.created));
         }
+        done
     }
 
     async fn connect_until(
         &self,
         target: &Target,
-        worker: WorkerId,
-        created: Instant,
+        attempt: &Attempt,
         until: Instant,
     ) -> Result<ServerConn, ConnectError> {
         let opened = self.open(target, until).await?;
         let Opened { mut stream, endpoint, tls } = opened;
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+        if let Address::Tcp(address) = &peer {
+            tracing::Span::current().record("peer", tracing::field::display(address));
+        }
         if target.log_connections {
-            info!(database = %target.pool.database, user = %target.pool.user, "new connection to server (from {local})");
+            info!("new connection to server (from {local})");
         }
         if let Some(tls) = stream.tls_info() {
-            debug!(database = %target.pool.database, user = %target.pool.user, "SSL established: {tls}");
+            debug!("SSL established: {tls}");
         }
         let welcome = self.log_in(&mut stream, target).await?;
         let reported = match &target.welcome {
@@ -160,7 +200,7 @@ impl Connector {
             _ => Arc::new(welcome.parameters),
         };
         let conn = ServerConn {
-            id: self.ids.server(),
+            id: attempt.id,
             stream,
             session: Some(Box::new(Server::new(reported))),
             key: welcome.key,
@@ -169,9 +209,9 @@ impl Connector {
             local,
             tls,
             host: target.host_name(),
-            created,
+            created: attempt.created,
             last_used: Instant::now(),
-            home: worker,
+            home: attempt.worker,
         };
         match target.connect_query.as_deref().filter(|sql| !sql.trim().is_empty()) {
             None => Ok(conn),

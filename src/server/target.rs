@@ -33,6 +33,8 @@ pub struct Target {
     pub timeout: Duration,
     /// `log_connections`.
     pub log_connections: bool,
+    /// `log_disconnections`: an attempt that fails is logged as the end of a connection.
+    pub log_disconnections: bool,
     /// What the pool's other servers report, shared by those that report the same.
     pub welcome: Option<Arc<Values>>,
 }
@@ -59,9 +61,19 @@ impl Target {
             connect_query: entry.connect_query.clone(),
             timeout: config.settings.server_connect_timeout,
             log_connections: config.settings.log_connections,
+            log_disconnections: config.settings.log_disconnections,
             welcome: None,
             pool: pool.clone(),
         })
+    }
+
+    /// Where the server is, as far as that is known before its name has been looked up.
+    pub fn place(&self) -> String {
+        match &self.host {
+            Host::Name(name) if name.contains(':') => format!("[{name}]:{}", self.port),
+            Host::Name(name) => format!("{name}:{}", self.port),
+            Host::Unix(_) => format!("unix:{}", self.port),
+        }
     }
 
     /// The host's name, for a certificate to match and for logs.

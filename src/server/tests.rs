@@ -151,6 +151,7 @@ pub(super) fn target(port: u16) -> Target {
         connect_query: None,
         timeout: Duration::from_secs(10),
         log_connections: false,
+        log_disconnections: false,
         welcome: None,
     }
 }

@@ -50,6 +50,8 @@ pub enum CloseReason {
     TransactionBlock,
     /// A time limit was exceeded on it.
     Timeout,
+    /// RECONNECT or another configuration, and its client is not waited for: `server_fast_close`.
+    Obsolete,
 }
 
 impl CloseReason {
@@ -64,6 +66,7 @@ impl CloseReason {
             Self::ParametersRefused => "invalid server parameter",
             Self::TransactionBlock => "transaction blocks not allowed in statement pooling mode",
             Self::Timeout => "query timeout",
+            Self::Obsolete => "database configuration changed",
         }
     }
 }

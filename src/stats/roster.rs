@@ -417,6 +417,14 @@ impl ClientEntry {
         }
     }
 
+    /// Wakes its driver, which is to look around.
+    pub fn nudge(&self) {
+        let waker = self.waker.lock().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// The order to go, if there is one. A plain load: cheap enough for every turn of the driver.
     #[inline]
     pub fn disconnect_ordered(&self) -> Option<Disconnect> {

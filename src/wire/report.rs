@@ -19,7 +19,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    fn word(self) -> &'static str {
+    /// Its name on the wire.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Fatal => "FATAL",
             Self::Error => "ERROR",

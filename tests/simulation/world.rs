@@ -614,6 +614,7 @@ fn new_pool(rng: &mut Rng) -> Pool {
         server_login_retry: Duration::from_millis(100),
         server_round_robin: rng.one_in(3),
         connecting_max: rng.range(1, 3),
+        check_after: None,
     };
     let rules = Rules { mode, prepared_max: *rng.pick(&[0, 2, 3, 200, 200]), simple_queries: true };
     let backend = Backend::new(&[]);

@@ -26,6 +26,7 @@ fn settings() -> PoolSettings {
         server_login_retry: 15 * SECOND,
         server_round_robin: false,
         connecting_max: 4,
+        check_after: None,
     }
 }
 
@@ -375,6 +376,24 @@ fn a_lifetime_of_zero_uses_each_server_once() {
     assert!(matches!(pool.release(seat, server, A, now), Release::Kept), "it was only looked at");
     let (seat, server) = granted(&mut pool, 1, A, now);
     assert_eq!(closed(pool.release(seat, server, A, now)), CloseReason::Lifetime);
+}
+
+#[test]
+fn a_server_that_was_idle_long_is_checked_before_its_next_client() {
+    let now = Instant::now();
+    let mut pool = with(|it| (it.size, it.check_after) = (2, Some(10 * SECOND)));
+    fill(&mut pool, &[A, A], now);
+    let (seat, server) = granted(&mut pool, 1, A, now + 9 * SECOND);
+    assert!(matches!(pool.release(seat, server, A, now + 9 * SECOND), Release::Kept));
+    let fresh = granted(&mut pool, 1, A, now + 18 * SECOND);
+    assert_eq!(fresh.0, seat, "the one that was used just now");
+    waits(&mut pool, 2, A, now + 18 * SECOND);
+    let (stale, server) = pool.next_check(now + 18 * SECOND).expect("the other one is checked");
+    assert!(pool.next_check(now + 18 * SECOND).is_none(), "one for each waiter");
+    assert!(pool.next_open(now + 18 * SECOND).is_none(), "the check may be enough");
+    let release = pool.release(stale, server, A, now + 18 * SECOND);
+    assert!(matches!(release, Release::HandTo { seat, .. } if seat == stale));
+    pool.check();
 }
 
 #[test]
