@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tracing::Instrument as _;
 
 use super::process::Process;
@@ -90,7 +90,7 @@ impl House for Visitor {
         let config = self.process.config.load_full();
         let key = config.pool_key(&query.database, &query.auth_user);
         let pool = self.process.pools.enter(&key);
-        let lease = checkout(&pool, Claim::new(Arc::clone(&self.entry)))
+        let lease = checkout(&self.process, &pool, Claim::new(Arc::clone(&self.entry)))
             .await
             .map_err(|report| AuthQueryError::Unavailable(Box::new(report)))?;
         // The client's cancel requests are not for this query.
@@ -112,14 +112,28 @@ impl House for Visitor {
     }
 }
 
-/// Waits for a server on behalf of a client that is still logging in.
-async fn checkout(pool: &PoolClient, claim: Claim<ServerConn>) -> Result<Lease<Busy>, Report> {
+/// Waits for a server on behalf of a client that is still logging in, for `query_wait_timeout` at most.
+async fn checkout(
+    process: &Process,
+    pool: &PoolClient,
+    claim: Claim<ServerConn>,
+) -> Result<Lease<Busy>, Report> {
+    let config = process.config.load_full();
+    let compatibility = config.settings.compatibility;
+    let limit = config.client_settings(&pool.key().database, &pool.key().user).query_wait_timeout;
     let answer = match claim.checkout(pool, Instant::now()) {
         Answer::Granted(lease) => Ok(lease),
         Answer::Refused(refusal) => Err(refusal),
-        Answer::Waiting => claim.granted().await,
+        Answer::Waiting if limit.is_zero() => claim.granted().await,
+        Answer::Waiting => match timeout(limit, claim.granted()).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let queue = claim.queue_view(Instant::now());
+                return Err(patience::waited_in_vain(queue.as_ref(), compatibility));
+            }
+        },
     };
-    answer.map_err(|refusal| patience::refused(&refusal, Default::default()))
+    answer.map_err(|refusal| patience::refused(&refusal, compatibility))
 }
 
 async fn console(
@@ -165,7 +179,7 @@ async fn pooled(
 ) {
     process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
-    let welcome = match welcome_of(&pool, &entry, &client).await {
+    let welcome = match welcome_of(process, &pool, &entry, &client).await {
         Ok(welcome) => welcome,
         Err(refusal) => {
             client.refuse(refusal).await;
@@ -216,6 +230,7 @@ fn rules(process: &Process, pool: &PoolClient) -> Rules {
 /// What the pool's servers report, for the client's first ParameterStatus messages. Where none has ever been opened,
 /// the client waits for the first.
 async fn welcome_of(
+    process: &Process,
     pool: &PoolClient,
     entry: &Arc<ClientEntry>,
     client: &LoggedIn,
@@ -223,7 +238,7 @@ async fn welcome_of(
     if let Some(welcome) = pool.welcome() {
         return Ok(welcome);
     }
-    let first = checkout(pool, Claim::to_look(Arc::clone(entry)));
+    let first = checkout(process, pool, Claim::to_look(Arc::clone(entry)));
     let lease = match client.deadline {
         None => first.await,
         Some(deadline) => timeout_at(deadline, first).await.map_err(|_| Refusal::LoginTimeoutServerDown)?,

@@ -290,6 +290,10 @@ impl Driver {
 
     fn send_away(&mut self, report: Report, reason: CloseReason) {
         self.claim.leave();
+        if self.relay.is_busy() {
+            // The server would go on with it until it had something to say.
+            self.cancel_what_runs();
+        }
         self.event(|relay, turn| relay.end(report, reason, turn));
     }
 
@@ -481,14 +485,23 @@ impl Driver {
         true
     }
 
+    fn is_all_sent(&self) -> bool {
+        self.relay.to_client().ready() == 0 && self.client_flush == Flush::Done
+    }
+
     /// True when nothing is left to do. Turns an ending conversation towards its end.
     fn is_over(&mut self) -> bool {
         match self.relay.closing() {
             None => return false,
-            Some(Closing::Terminated) => self.part(),
+            // It goes, but what it asked before is answered first, as PostgreSQL does.
+            Some(Closing::Terminated) => {
+                if !self.relay.owes_client() && self.is_all_sent() {
+                    self.part();
+                }
+            }
             Some(Closing::Told(_)) => {
                 self.give_up.get_or_insert_with(|| Instant::now() + LINGER);
-                if self.relay.to_client().ready() == 0 && self.client_flush == Flush::Done {
+                if self.is_all_sent() {
                     self.client = None;
                 }
             }

@@ -119,6 +119,15 @@ pub fn over(limit: Limit, queue: Option<&QueueView>, compatibility: Compatibilit
     }
 }
 
+/// What a client is told that waited too long for a server while it was logging in: why none can be opened, if that
+/// is known.
+pub fn waited_in_vain(queue: Option<&QueueView>, compatibility: Compatibility) -> Report {
+    match queue.and_then(|it| it.failure.as_ref()) {
+        None => over(Limit::Wait, queue, compatibility),
+        Some(failure) => Report { severity: Severity::Fatal, ..failure.report.clone() },
+    }
+}
+
 /// What a client is told that gets no server.
 pub fn refused(refusal: &PoolRefusal, compatibility: Compatibility) -> Report {
     match refusal {

@@ -21,6 +21,8 @@ pub const OWED_MAX: usize = 64 * 1024;
 pub enum Reply {
     /// ParseComplete.
     Parse,
+    /// ParseComplete of the unnamed statement, which the server drops first.
+    ParseUnnamed,
     /// BindComplete.
     Bind,
     /// ParameterDescription, then RowDescription or NoData.
@@ -202,7 +204,7 @@ impl Queue {
         let Some(front) = self.due.front() else { return Err(Unexpected) };
         let placed = Placed { fate: front.fate, reply: front.reply };
         let last = match (front.reply, tag) {
-            (Reply::Parse, tag::PARSE_COMPLETE)
+            (Reply::Parse | Reply::ParseUnnamed, tag::PARSE_COMPLETE)
             | (Reply::Bind, tag::BIND_COMPLETE)
             | (Reply::Close, tag::CLOSE_COMPLETE)
             | (Reply::Describe, tag::ROW_DESCRIPTION | tag::NO_DATA)
@@ -228,6 +230,11 @@ impl Queue {
             self.pop();
         }
         Ok(placed)
+    }
+
+    /// True where an error now makes the server skip a Parse of the unnamed statement.
+    pub fn would_skip_unnamed(&self) -> bool {
+        self.due.iter().take_while(|it| it.reply != Reply::Sync).any(|it| it.reply == Reply::ParseUnnamed)
     }
 
     /// An error came in place of the next reply. Returns whether the server skips everything up to a Sync that is

@@ -138,6 +138,8 @@ pub struct Relay {
     /// The batch at the front of `up` was already sent twice.
     healed: bool,
     closing: Option<Closing>,
+    /// The fatal error that the server on loan has sent to the client before it goes.
+    last_words: Option<Report>,
     /// When the client last did or got something.
     last_event: Instant,
     query_since: Option<Instant>,
@@ -164,6 +166,7 @@ impl Relay {
             deallocating: Deallocating::No,
             healed: false,
             closing: None,
+            last_words: None,
             last_event: now,
             query_since: None,
             transaction_since: None,
@@ -223,6 +226,11 @@ impl Relay {
     /// True while a cancel request would hit something: the server works, or is in a transaction.
     pub fn is_busy(&self) -> bool {
         self.server.as_ref().is_some_and(|it| !it.is_done())
+    }
+
+    /// True while the client is still to get answers of the server on loan.
+    pub fn owes_client(&self) -> bool {
+        self.server.as_ref().is_some_and(|it| it.queue.owes_client())
     }
 
     /// True while the server on loan is being brought to the client's settings.
@@ -298,7 +306,11 @@ impl Relay {
         let Some(server) = self.server.take() else { return };
         let harmless = server.is_done() && self.up.ready() == 0 && self.up_rest.bytes == 0;
         self.released = Some((server, Verdict::Close(CloseReason::ServerGone)));
-        if !harmless || self.rules.mode == PoolMode::Session {
+        if let Some(report) = self.last_words.take() {
+            // It has said why, and the client has heard it.
+            self.up.clear(turn.spare);
+            self.closing.get_or_insert(Closing::Told(report));
+        } else if !harmless || self.rules.mode == PoolMode::Session {
             let report = Report::fatal(SqlState::CONNECTION_FAILURE, "server conn crashed?")
                 .detail("PostgreSQL closed the connection that served this client.")
                 .hint("Connect again; the server's log tells why it closed.");

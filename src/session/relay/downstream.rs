@@ -11,7 +11,7 @@ use crate::session::verdict::CloseReason;
 use crate::wire::backend::{Backend, tag};
 use crate::wire::frame::HEADER;
 use crate::wire::limits::SERVER_MESSAGE_BYTES_MAX;
-use crate::wire::{Error, Header, Report, SqlState, TxStatus, encode};
+use crate::wire::{Error, Header, Report, Severity, SqlState, TxStatus, encode};
 
 /// PostgreSQL's words where a result type has changed: `RevalidateCachedQuery` in src/backend/utils/cache/plancache.c.
 /// The routine's name is not translated, the message is.
@@ -219,8 +219,11 @@ impl Relay {
             return Err(Error::Broken("ParameterStatus"));
         };
         let (name, value) = (name.to_owned(), value.to_owned());
+        // That the server has become what the client takes it for is no news.
+        let adjusting = matches!(self.phase, Phase::Adjusting(_));
+        let known = adjusting && self.parameters.reported.value(&name) == Some(value.as_str());
         self.on_parameter_status(&name, &value);
-        Ok(Decision::Give(true))
+        Ok(Decision::Give(!known))
     }
 
     fn error(&mut self, header: Header, turn: &mut Turn<'_>) -> Result<Decision, Error> {
@@ -244,6 +247,9 @@ impl Relay {
         let front = server.queue.front().map(|it| (it.reply, it.fate));
         let about = server.queue.front().and_then(|it| it.undo.as_ref()?.renamed.as_ref());
         let about = about.map(|it| it.name.clone());
+        if server.queue.would_skip_unnamed() {
+            self.unnamed.skip(matches!(front, Some((Reply::ParseUnnamed, _))));
+        }
         if server.copy_in == CopyIn::No {
             server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);
         } else {
@@ -253,6 +259,10 @@ impl Relay {
         let whole_query = matches!(front, Some((Reply::Query, Fate::Swallow)));
         if whole_query {
             return Ok(Decision::Give(false));
+        }
+        let report = Report::parse(&self.down.undecided()[HEADER..header.total()])?;
+        if matches!(report.severity, Severity::Fatal | Severity::Panic) {
+            self.last_words = Some(report);
         }
         Ok(self.give_renamed(header, about.as_deref(), turn))
     }

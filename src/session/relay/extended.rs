@@ -36,6 +36,12 @@ pub(super) struct Unnamed {
 }
 
 impl Unnamed {
+    /// What was to become of it was skipped: `failed` says that its own Parse has failed, which drops it.
+    pub(super) fn skip(&mut self, failed: bool) {
+        self.copy = None;
+        self.here &= !failed;
+    }
+
     /// There is none any longer.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
@@ -100,7 +106,7 @@ impl Relay {
         };
         self.unnamed.here = true;
         self.open_batch();
-        self.send(header, Reply::Parse, turn);
+        self.send(header, Reply::ParseUnnamed, turn);
         Handled::Decided
     }
 
