@@ -7,10 +7,15 @@ mod support;
 
 mod auth;
 mod cancel;
+mod config;
+mod console;
 mod differential;
 mod drivers;
+mod errors;
 mod hba;
 mod ldap;
+mod life;
+mod metrics;
 mod pam;
 mod parameters;
 mod pools;
