@@ -32,6 +32,8 @@ pub struct Client {
     /// Its batch was refused before it was complete; what it sends up to the Sync is dropped.
     ignored_to_sync: bool,
     was_refused: bool,
+    /// Whether all that was sent has been answered, if that was asked since anything happened.
+    settled: Option<bool>,
     /// Why the pooler may end it with an error.
     pub doomed: Option<&'static str>,
     /// It has been ended by an error.
@@ -66,6 +68,7 @@ impl Client {
             last_tag: 0,
             ignored_to_sync: false,
             was_refused: false,
+            settled: None,
             doomed: None,
             ended: false,
             terminated: false,
@@ -85,12 +88,12 @@ impl Client {
         if self.is_done() {
             return false;
         }
-        match self.program.front() {
+        match self.program.front().cloned() {
             None => self.plan(rng),
-            Some(Item::Send(_)) => match self.program.pop_front() {
-                Some(Item::Send(message)) => self.write(message),
-                _ => unreachable!("it was looked at"),
-            },
+            Some(Item::Send(message)) => {
+                self.program.pop_front();
+                self.write(message);
+            }
             Some(Item::Await) => {
                 if !self.is_settled() {
                     return false;
@@ -101,11 +104,11 @@ impl Client {
                 if !self.is_settled() {
                     return false;
                 }
-                let skip = if self.last_tag == b'G' { 0 } else { *otherwise_skip };
+                let skip = if self.last_tag == b'G' { 0 } else { otherwise_skip };
                 self.program.drain(..=skip);
             }
             Some(Item::UnlessRefused { skip }) => {
-                let skip = if self.was_refused { *skip } else { 0 };
+                let skip = if self.was_refused { skip } else { 0 };
                 self.program.drain(..=skip);
             }
         }
@@ -124,6 +127,7 @@ impl Client {
     }
 
     fn write(&mut self, message: Message) {
+        self.settled = None;
         self.outbox.put(&message);
         if !self.ignored_to_sync {
             self.sent.push_back(message);
@@ -134,10 +138,14 @@ impl Client {
     }
 
     /// Whether all that was sent has been answered.
-    pub fn is_settled(&self) -> bool {
-        if !self.expected.is_empty() {
-            return false;
+    fn is_settled(&mut self) -> bool {
+        if self.settled.is_none() {
+            self.settled = Some(self.expected.is_empty() && self.has_heard_all());
         }
+        self.settled == Some(true)
+    }
+
+    fn has_heard_all(&self) -> bool {
         let mut future = self.oracle.clone();
         for message in &self.sent {
             future.handle(message.clone()).expect("a client may send what it sends");
@@ -148,6 +156,7 @@ impl Client {
     /// Bytes have come from the pooler.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.inbox.push(bytes);
+        self.settled = None;
         while let Some(message) = self.inbox.next() {
             self.hear(&message).map_err(|it| format!("client {} got {message:?}: {it}", self.id))?;
         }
