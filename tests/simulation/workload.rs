@@ -321,8 +321,11 @@ impl Draft<'_> {
         self.on_clean_ground();
         self.run("BEGIN");
         self.workload.in_block = true;
+        let (start, mut delicate) = (self.workload.plan.len(), false);
         for _ in 0..self.rng.range(0, 4) {
-            match self.rng.below(10) {
+            let kind = self.rng.below(10);
+            delicate |= matches!(kind, 5 | 6) || (kind == 4 && !self.workload.tracks_names);
+            match kind {
                 0..=3 => self.plain(),
                 4 => self.named(),
                 5 => self.leave_something(),
@@ -341,6 +344,11 @@ impl Draft<'_> {
         if self.rng.one_in(3) {
             // For those whose COMMIT was skipped.
             self.send(query("ROLLBACK"));
+        }
+        if delicate {
+            // Where the BEGIN was refused, what follows would see what other transactions left.
+            let skip = self.workload.plan.len() - start;
+            self.workload.plan.splice(start..start, [Item::Await, Item::UnlessRefused { skip }]);
         }
     }
 
