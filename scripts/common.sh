@@ -72,5 +72,21 @@ need_postgres() {
     [ -n "$PGBIN" ] || die "PostgreSQL's programs were not found: set PGBIN to the directory that holds initdb"
 }
 
+# libpam, to link with: the feature `pam` is on by default.
+need_pam() {
+    if ! cc -x c -shared -o /dev/null /dev/null -lpam 2>/dev/null; then
+        install_packages libpam libpam0g-dev pam-devel linux-pam-dev
+    fi
+}
+
+# OpenLDAP's server, for the tests.
+need_slapd() {
+    local program
+    for program in /usr/sbin/slapd /usr/libexec/slapd /usr/lib/openldap/slapd; do
+        if [ -x "$program" ]; then return; fi
+    done
+    install_packages "OpenLDAP's server" slapd openldap-servers "openldap openldap-back-ldif"
+}
+
 # is_open PORT: whether somebody listens on 127.0.0.1:PORT.
 is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

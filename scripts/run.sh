@@ -14,6 +14,7 @@ for port in $PORT $HTTP_PORT; do
 done
 
 need_postgres
+need_pam
 say "PostgreSQL: $("$PGBIN/postgres" --version) in $PGBIN"
 
 say "Building pgweir in release mode (some minutes the first time)"

@@ -4,6 +4,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 need_postgres
+need_pam
+need_slapd
 export PGBIN
 scripts/drivers.sh
 

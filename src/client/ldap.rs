@@ -14,6 +14,10 @@ use crate::net::tls::directory;
 /// To connect, with TLS: PgBouncer's LDAP_OPT_NETWORK_TIMEOUT.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 
+/// The same with StartTLS. A port that begins with TLS takes the request for a broken handshake and says nothing; libpq's
+/// users often wait three seconds themselves, and are to hear of it before.
+const START_TLS_MAX: Duration = Duration::from_secs(2);
+
 /// For each answer. PgBouncer waits for ever.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
@@ -145,7 +149,7 @@ async fn connect(options: &Options) -> Result<ldap3::Ldap, AskError> {
     let scheme = match options.encryption {
         Encryption::None => "ldap",
         Encryption::StartTls => {
-            settings = settings.set_starttls(true).set_config(directory()?);
+            settings = settings.set_starttls(true).set_config(directory()?).set_conn_timeout(START_TLS_MAX);
             "ldap"
         }
         Encryption::Tls => {

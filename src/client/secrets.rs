@@ -117,7 +117,8 @@ pub fn look_up(
         None => Ok(Lookup::Ask { query, fallback: None }),
         Some((found, at)) => {
             let secret = parse(user, found.as_ref());
-            let correctable = !matches!(&secret, Secret::Known(stored) if stored.is_scram());
+            // Who has no secret is asked by guess, and one who has got a verifier by now would be asked the wrong thing.
+            let correctable = matches!(&secret, Secret::Known(stored) if !stored.is_scram());
             if freshness == Freshness::Remembered && correctable && at.elapsed() < REMEMBERED_MAX {
                 return Ok(Lookup::Known(secret, Origin::Remembered));
             }

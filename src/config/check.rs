@@ -37,6 +37,11 @@ pub fn check(config: &Config, context: &Context<'_>, places: &Places, findings: 
     }
 }
 
+/// In PgBouncer's words.
+pub fn reserved_auth_dbname(name: &str) -> Fault {
+    Fault::new(format!("cannot use the reserved \"{name}\" database as an auth_dbname"))
+}
+
 struct Checker<'a> {
     config: &'a Config,
     context: &'a Context<'a>,
@@ -94,8 +99,8 @@ impl Checker<'_> {
             let fault = Fault::new("cert needs clients' certificates");
             self.global(Level::Error, "auth_type", fault.hint("set client_tls_sslmode = \"verify-full\""));
         }
-        if settings.auth_dbname.as_ref().is_some_and(|name| is_console(name.as_str())) {
-            let fault = Fault::new("cannot use the console's database as an auth_dbname");
+        if let Some(name) = settings.auth_dbname.as_ref().filter(|name| is_console(name.as_str())) {
+            let fault = reserved_auth_dbname(name.as_str());
             self.global(Level::Error, "auth_dbname", fault);
         }
         if settings.auth_type == AuthType::Any {
@@ -165,8 +170,8 @@ impl Checker<'_> {
             let fault = Fault::new(format!("min_pool_size {min} is more than the pool's size {size}"));
             self.report(self.context.lenient(), place("min_pool_size"), fault);
         }
-        if database.auth_dbname.as_ref().is_some_and(|name| is_console(name.as_str())) {
-            let fault = Fault::new("cannot use the console's database as an auth_dbname");
+        if let Some(name) = database.auth_dbname.as_ref().filter(|name| is_console(name.as_str())) {
+            let fault = reserved_auth_dbname(name.as_str());
             self.report(self.context.lenient(), place("auth_dbname"), fault);
         }
     }

@@ -44,7 +44,7 @@ impl Config {
             (row.copy)(&mut config.settings, &self.settings);
         }
         if name == "auth_dbname" && super::is_console(text) {
-            return Err(Fault::new("cannot use the console's database as an auth_dbname"));
+            return Err(super::check::reserved_auth_dbname(text));
         }
         Ok(config)
     }

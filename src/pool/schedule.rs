@@ -85,7 +85,8 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
             }
             if let Some(failure) = &self.failure
                 && now < failure.retry_at
-                && self.slots.counts().total() == 0
+                && self.slots.counts().opening == 0
+                && !self.has_prospects()
             {
                 return Checkout::Refused(failure.error.clone());
             }
@@ -396,10 +397,19 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         // From the attempt's beginning, as PgBouncer: a slow failure has been waited for already.
         let begun = self.slots.remove(seat).map_or(now, |slot| slot.born);
         self.failure = Some(Failure { error, retry_at: begun + self.settings.server_login_retry });
-        if kind == OpenFailure::Refused && self.slots.counts().usable() == 0 {
+        if kind == OpenFailure::Refused && !self.has_prospects() {
             return self.dismiss();
         }
         Vec::new()
+    }
+
+    /// Whether some server may yet serve a waiter: obsolete ones never do.
+    fn has_prospects(&self) -> bool {
+        let counts = self.slots.counts();
+        let serves = |slot: &slots::Slot<S>| {
+            slot.generation == self.generation && !matches!(slot.state, State::Opening | State::Closing)
+        };
+        counts.usable() > 0 && self.slots.iter().any(|(_, slot)| serves(slot))
     }
 
     /// Empties the queue.

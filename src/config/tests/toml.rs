@@ -163,7 +163,10 @@ fn settings_that_contradict_each_other_are_refused() {
             ":3: databases.a.min_pool_size: min_pool_size 3 is more",
         ),
         ("[pgweir]\nauth_file = \"users.txt\"", ":2: auth_file: /etc/users.txt: No such file"),
-        ("[pgweir]\nauth_dbname = \"pgbouncer\"", ":2: auth_dbname: cannot use the console's"),
+        (
+            "[pgweir]\nauth_dbname = \"pgbouncer\"",
+            ":2: auth_dbname: cannot use the reserved \"pgbouncer\" database",
+        ),
         ("[pgweir]\nunix_socket_dir = \"\"", "listen_addr: nowhere to listen"),
         ("[pgweir]\nhttp_listen = \"9930\"", ":2: http_listen: not an address with a port"),
         (

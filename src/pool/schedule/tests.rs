@@ -260,6 +260,20 @@ fn a_refused_login_refuses_nobody_where_a_server_serves() {
 }
 
 #[test]
+fn a_refused_login_refuses_everybody_where_only_obsolete_servers_serve() {
+    let now = Instant::now();
+    let mut pool = with(|_| ());
+    fill(&mut pool, &[A], now);
+    granted(&mut pool, 1, A, now);
+    assert!(pool.renew().is_empty());
+    waits(&mut pool, 2, A, now);
+    let opening = pool.next_open(now).expect("room");
+    let refused = pool.open_failed(opening.seat, "wrong password", OpenFailure::Refused, now);
+    assert_eq!(refused.iter().map(|waiter| waiter.handle).collect::<Vec<_>>(), [2]);
+    assert!(matches!(ask(&mut pool, 3, A, now), Checkout::Refused("wrong password")));
+}
+
+#[test]
 fn a_held_server_serves_nobody_until_the_cancel_has_ended() {
     let now = Instant::now();
     let mut pool = with(|it| it.size = 1);
