@@ -85,8 +85,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
             }
             if let Some(failure) = &self.failure
                 && now < failure.retry_at
-                && self.slots.counts().opening == 0
-                && !self.has_prospects()
+                && self.slots.counts().total() == 0
             {
                 return Checkout::Refused(failure.error.clone());
             }
