@@ -352,12 +352,6 @@ impl Raw {
         socket2::SockRef::from(stream).set_recv_buffer_size(4096).expect("a socket takes options");
     }
 
-    /// Undoes [`Raw::shrink_receive_buffer`], for whoever wants to read much after all.
-    pub fn grow_receive_buffer(&self) {
-        let stream = self.socket().expect("a TCP connection");
-        socket2::SockRef::from(stream).set_recv_buffer_size(4 << 20).expect("a socket takes options");
-    }
-
     /// A second handle on the socket, for sending from another thread.
     pub fn sender(&self) -> TcpStream {
         let Pipe::Tcp(stream) = &self.pipe else { panic!("a plain TCP connection") };
