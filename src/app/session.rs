@@ -87,8 +87,8 @@ struct Visitor {
 
 impl House for Visitor {
     async fn auth_query(&self, query: &AuthQuery) -> Result<Option<Found>, AuthQueryError> {
-        let config = self.process.config.load_full();
-        let key = config.pool_key(&query.database, &query.auth_user);
+        // A forced user is for clients; the query is `auth_user`'s own.
+        let key = PoolKey { database: query.database.clone(), user: query.auth_user.clone() };
         let pool = self.process.pools.enter(&key);
         let lease = checkout(&self.process, &pool, Claim::new(Arc::clone(&self.entry)))
             .await
@@ -194,6 +194,7 @@ async fn pooled(
         tls: client.tls.as_ref().map(|it| it.to_string().into()),
     });
     let wanted = client.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let start = wanted.clone().filter(|(name, _)| welcome.value(name).is_some()).collect();
     let parameters = Parameters::of_client(&welcome, wanted);
     entry.set_application_name(parameters.reported.value("application_name").map(Arc::from));
     let claim = Claim::new(Arc::clone(&entry));
@@ -211,7 +212,7 @@ async fn pooled(
         Err(end) => client_event!(info, entry, "closing because: {end}"),
         Ok(Welcomed { stream, input, seat: _seat }) => {
             pool.stats().cell(worker.id).client_login();
-            let relay = Relay::new(rules, parameters, Instant::now());
+            let relay = Relay::new(rules, parameters, Instant::now()).with_start(start);
             let parts = Parts { client: stream, input, claim, pool: Arc::clone(&pool), relay };
             Driver::new(worker, parts).run().await;
         }

@@ -31,6 +31,8 @@ pub enum Reply {
     Execute,
     /// CloseComplete.
     Close,
+    /// CloseComplete of the unnamed statement.
+    CloseUnnamed,
     /// Anything up to ReadyForQuery.
     Query,
     /// ReadyForQuery.
@@ -206,7 +208,7 @@ impl Queue {
         let last = match (front.reply, tag) {
             (Reply::Parse | Reply::ParseUnnamed, tag::PARSE_COMPLETE)
             | (Reply::Bind, tag::BIND_COMPLETE)
-            | (Reply::Close, tag::CLOSE_COMPLETE)
+            | (Reply::Close | Reply::CloseUnnamed, tag::CLOSE_COMPLETE)
             | (Reply::Describe, tag::ROW_DESCRIPTION | tag::NO_DATA)
             | (Reply::Execute, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED)
             | (Reply::Query | Reply::Sync | Reply::FunctionCall, tag::READY_FOR_QUERY) => true,

@@ -109,6 +109,19 @@ enum Deallocating {
     Sent,
 }
 
+/// Where a RESET or DISCARD ALL of the client stands: it has brought settings to the server's defaults, but the
+/// client's defaults are those of its start-up message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Resetting {
+    /// None was there, or all is as it should be.
+    #[default]
+    No,
+    /// It is done; the settings it changed are being reported.
+    Reported,
+    /// The client's defaults are to be set before its next message.
+    Due,
+}
+
 /// The bytes of a message that are still to come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Rest {
@@ -138,6 +151,9 @@ pub struct Relay {
     /// The batch at the front of `up` was already sent twice.
     healed: bool,
     closing: Option<Closing>,
+    /// What the client gave in its start-up message, of settings that servers report.
+    start: Values,
+    resetting: Resetting,
     /// The fatal error that the server on loan has sent to the client before it goes.
     last_words: Option<Report>,
     /// When the client last did or got something.
@@ -167,10 +183,19 @@ impl Relay {
             healed: false,
             closing: None,
             last_words: None,
+            start: Values::default(),
+            resetting: Resetting::No,
             last_event: now,
             query_since: None,
             transaction_since: None,
         }
+    }
+
+    /// With the settings of the client's start-up message: they are what RESET comes back to.
+    #[must_use]
+    pub fn with_start(mut self, start: Values) -> Self {
+        self.start = start;
+        self
     }
 
     /// Bytes from the client go in here, and from here to the server.

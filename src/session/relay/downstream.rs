@@ -1,7 +1,7 @@
 //! What a server's messages mean: to whom they belong, and what they say of the server's state.
 
 use super::leaving::Presence;
-use super::{Phase, Relay, Rest, Turn};
+use super::{Phase, Relay, Resetting, Rest, Turn};
 use crate::config::PoolMode;
 use crate::prepared::NAME_PREFIX;
 use crate::session::owed::{Fate, Reply};
@@ -34,6 +34,8 @@ enum Decision {
 enum Change {
     /// A setting was set, perhaps to the server's default.
     Setting,
+    /// One setting, or all, came back to the server's default.
+    Reset,
     /// A statement was deallocated by its name.
     Deallocated,
     /// Neither.
@@ -43,7 +45,8 @@ enum Change {
 impl Change {
     fn of(tag: &[u8]) -> Self {
         match tag {
-            b"SET" | b"RESET" => Self::Setting,
+            b"SET" => Self::Setting,
+            b"RESET" | b"DISCARD ALL" => Self::Reset,
             b"DEALLOCATE" => Self::Deallocated,
             _ => Self::Other,
         }
@@ -104,7 +107,7 @@ impl Relay {
             tag::READY_FOR_QUERY => self.ready(header, turn),
             tag::COMMAND_COMPLETE => self.complete(header),
             tag::ERROR_RESPONSE => self.error(header, turn),
-            tag::PARAMETER_STATUS => self.status(header),
+            tag::PARAMETER_STATUS => self.status(header, turn),
             tag::COPY_IN_RESPONSE => {
                 let pass = self.place(header.tag)?;
                 if let Some(server) = &mut self.server {
@@ -123,7 +126,12 @@ impl Relay {
     fn place(&mut self, tag: u8) -> Result<bool, Error> {
         let Some(server) = &mut self.server else { return Ok(false) };
         match server.queue.place(tag) {
-            Ok(placed) => Ok(placed.fate == Fate::Pass),
+            Ok(placed) => {
+                if placed.reply == Reply::CloseUnnamed && !server.queue.would_skip_unnamed() {
+                    self.unnamed.forget();
+                }
+                Ok(placed.fate == Fate::Pass)
+            }
             Err(_) => Err(Error::Broken("order of a server's")),
         }
     }
@@ -149,6 +157,9 @@ impl Relay {
             self.healed = false;
             self.up.unmark();
             self.count_done(status, turn);
+            if self.resetting == Resetting::Reported {
+                self.resetting = Resetting::Due;
+            }
             if self.rules.mode == PoolMode::Statement && status != TxStatus::Idle {
                 self.refuse_transaction_block(turn);
                 return Ok(Decision::Done);
@@ -207,18 +218,33 @@ impl Relay {
         }
         if meaning.clears.contains(Residue::SETTING) {
             server.parameters.extra = Default::default();
-        } else if change == Change::Setting && !server.parameters.extra.is_empty() {
+        } else if matches!(change, Change::Setting | Change::Reset) && !server.parameters.extra.is_empty() {
             // It may have been set to the server's own default, where the client's is another.
             server.residue |= Residue::SETTING;
+        }
+        if change == Change::Reset && placed.fate == Fate::Pass {
+            self.resetting = Resetting::Reported;
         }
         Ok(Decision::Give(placed.fate == Fate::Pass))
     }
 
-    fn status(&mut self, header: Header) -> Result<Decision, Error> {
+    fn status(&mut self, header: Header, turn: &mut Turn<'_>) -> Result<Decision, Error> {
         let Backend::ParameterStatus { name, value } = Backend::decode(header.tag, self.body(header))? else {
             return Err(Error::Broken("ParameterStatus"));
         };
         let (name, value) = (name.to_owned(), value.to_owned());
+        let start =
+            self.start.value(&name).filter(|it| self.resetting == Resetting::Reported && *it != value);
+        if let Some(start) = start.map(str::to_owned) {
+            // For the client, what it gave in its start-up message is the default.
+            self.on_parameter_status(&name, &value);
+            self.parameters.on_status(&name, &start, None);
+            if self.presence == Presence::Here {
+                self.down.insert(turn.spare, |out| encode::parameter_status(out, &name, &start));
+            }
+            self.down.discard(header.total());
+            return Ok(Decision::Done);
+        }
         // That the server has become what the client takes it for is no news.
         let adjusting = matches!(self.phase, Phase::Adjusting(_));
         let known = adjusting && self.parameters.reported.value(&name) == Some(value.as_str());

@@ -11,6 +11,7 @@ use bytes::{BufMut, BytesMut};
 use super::downstream::HEAL_BYTES_MAX;
 use super::upstream::invalid;
 use super::{Relay, Turn};
+use crate::config::PoolMode;
 use crate::prepared::{Presence, Renamed, Statement};
 use crate::session::owed::{Fate, Reply, Undo};
 use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
@@ -297,7 +298,11 @@ impl Relay {
         };
         self.open_batch();
         match statement {
-            Some(name) if name.is_empty() => self.unnamed.forget(),
+            Some(name) if name.is_empty() => {
+                // It is gone when the server says so: the message may be skipped.
+                self.send(header, Reply::CloseUnnamed, turn);
+                return Handled::Decided;
+            }
             // The statement stays on the server for others; the client's name alone is gone.
             Some(name) if self.rules.tracks_names() => {
                 if self.is_uncertain(&name, None) {
@@ -383,7 +388,7 @@ impl Relay {
     fn provide_unnamed(&mut self, turn: &mut Turn<'_>) {
         self.leave_behind(self.unnamed.residue);
         let Some(server) = &mut self.server else { return };
-        if self.unnamed.here {
+        if self.unnamed.here || self.rules.mode == PoolMode::Session {
             return;
         }
         match &self.unnamed.copy {

@@ -1,7 +1,7 @@
 //! What a client's messages mean: each is passed on, rewritten, dropped, or held until there is a server.
 
 use super::extended::Handled;
-use super::{Closing, Deallocating, Phase, Relay, Rest, Turn};
+use super::{Closing, Deallocating, Phase, Relay, Resetting, Rest, Turn};
 use crate::config::PoolMode;
 use crate::prepared::Renamed;
 use crate::session::owed::{Fate, Reply, Undo};
@@ -40,7 +40,7 @@ impl Relay {
                 }
                 return;
             }
-            if self.is_congested() || self.is_settling() {
+            if self.is_congested() || self.is_settling() || self.is_resetting(turn) {
                 return;
             }
             match self.handle(header, turn) {
@@ -49,6 +49,17 @@ impl Relay {
                 Handled::Waits => return,
             }
         }
+    }
+
+    /// True while the client's own defaults are being set again after its RESET or DISCARD ALL.
+    fn is_resetting(&mut self, turn: &mut Turn<'_>) -> bool {
+        let Some(server) = &self.server else { return false };
+        if self.resetting != Resetting::Due || !server.queue.is_empty() || server.status == TxStatus::Failed {
+            return false;
+        }
+        self.resetting = Resetting::No;
+        self.adjust(turn);
+        self.is_adjusting()
     }
 
     /// True while the client must not be read any further for want of room.
