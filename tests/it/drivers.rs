@@ -274,3 +274,75 @@ async fn tokio_postgres_in_session_mode() {
     let row = client.query_one("SHOW statement_timeout", &[]).await.unwrap();
     assert_eq!(row.get::<_, String>(0), "77s");
 }
+
+/// sqlx's pool in front of ours: it prepares everything under a name of its own.
+async fn sqlx_pool(pooler: &Pooler, connections: u32) -> sqlx::PgPool {
+    let options = sqlx::postgres::PgConnectOptions::new()
+        .host("127.0.0.1")
+        .port(pooler.port)
+        .username("app")
+        .password("app-secret")
+        .database("app")
+        .application_name("sqlx's");
+    sqlx::postgres::PgPoolOptions::new().max_connections(connections).connect_with(options).await.unwrap()
+}
+
+async fn sqlx_works(mode: &str) {
+    let pooler = pooler(mode);
+    let pool = sqlx_pool(&pooler, if mode == "session" { 4 } else { 20 }).await;
+    let doubles = (0..300_i32).map(|n| {
+        let pool = pool.clone();
+        async move { sqlx::query_scalar::<_, i32>("SELECT $1 * 2").bind(n).fetch_one(&pool).await.unwrap() }
+    });
+    assert_eq!(future::join_all(doubles).await, (0..300).map(|n| n * 2).collect::<Vec<_>>());
+    // More texts than either side keeps prepared.
+    for n in 0..300 {
+        let text = format!("SELECT $1 + {n}");
+        let sum = sqlx::query_scalar::<_, i32>(sqlx::AssertSqlSafe(text))
+            .bind(1_i32)
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        assert_eq!(sum, n + 1);
+    }
+    let table = Cluster::shared().unique("sqlx");
+    let run = async |text: String| sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&pool).await.unwrap();
+    run(format!("CREATE TABLE {table} (n int PRIMARY KEY, t text)")).await;
+    let insert = format!("INSERT INTO {table} VALUES ($1, $2)");
+    let mut transaction = pool.begin().await.unwrap();
+    for n in 0..50_i32 {
+        let insert = sqlx::query(sqlx::AssertSqlSafe(insert.clone())).bind(n).bind("in a transaction");
+        insert.execute(&mut *transaction).await.unwrap();
+    }
+    let again = sqlx::query(sqlx::AssertSqlSafe(insert.clone())).bind(1_i32).bind("again");
+    let error = again.execute(&mut *transaction).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("23505"));
+    transaction.rollback().await.unwrap();
+    let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")));
+    assert_eq!(count.fetch_one(&pool).await.unwrap(), 0);
+    let mut rows = sqlx::query_scalar::<_, String>("SELECT repeat('x', 1000) FROM generate_series(1, 5000)")
+        .fetch(&pool);
+    let mut seen = 0;
+    while let Some(row) = rows.try_next().await.unwrap() {
+        assert_eq!(row.len(), 1000);
+        seen += 1;
+    }
+    assert_eq!(seen, 5000);
+    drop(rows);
+    let name = sqlx::query_scalar::<_, String>("SHOW application_name").fetch_one(&pool).await.unwrap();
+    assert_eq!(name, "sqlx's");
+    let zero = sqlx::query_scalar::<_, i32>("SELECT 1 / $1").bind(0_i32).fetch_one(&pool).await.unwrap_err();
+    assert_eq!(zero.as_database_error().unwrap().code().as_deref(), Some("22012"));
+    run(format!("DROP TABLE {table}")).await;
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn sqlx_in_transaction_mode() {
+    sqlx_works("transaction").await;
+}
+
+#[tokio::test]
+async fn sqlx_in_session_mode() {
+    sqlx_works("session").await;
+}
