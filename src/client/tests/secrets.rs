@@ -122,6 +122,19 @@ async fn a_changed_password_is_good_at_the_first_try() {
     }
 }
 
+/// An expired password that is good again: the wrong kind of challenge cannot be taken back.
+#[tokio::test]
+async fn who_had_no_secret_is_asked_by_the_one_there_is_now() {
+    let lobby = asking(AuthType::Md5, PASSWORD);
+    for secret in [verifier(PASSWORD), PASSWORD.to_owned()] {
+        lobby.house.found.borrow_mut().insert("remote".into(), None);
+        assert!(log_in(&lobby, &ASKING, PASSWORD).await.1.is_err());
+        store(&lobby, &secret);
+        assert!(log_in(&lobby, &ASKING, PASSWORD).await.1.is_ok());
+        lobby.secrets.clear();
+    }
+}
+
 #[tokio::test]
 async fn users_it_does_not_know_see_the_usual_exchange() {
     let lobby = lobby(config(AuthType::Plain));
