@@ -291,6 +291,11 @@ impl Queue {
         }
     }
 
+    /// True where the client will be told what it gets: it cannot take old rows for new ones.
+    pub fn describes(&self) -> bool {
+        self.due.iter().any(|it| it.reply == Reply::Describe)
+    }
+
     /// True where exactly the messages of one batch are due, its Sync being the last.
     pub fn is_one_batch(&self) -> bool {
         self.due.iter().position(|it| it.reply == Reply::Sync).is_some_and(|it| it + 1 == self.due.len())

@@ -310,7 +310,7 @@ impl Relay {
     }
 
     /// Whether a batch that failed may be sent once more: nothing of it was executed or answered, all of it is
-    /// still at hand, and fresh statements will cure it.
+    /// still at hand, fresh statements will cure it, and the client asks what the result looks like.
     fn can_heal(&self, header: Header) -> bool {
         let Some(server) = &self.server else { return false };
         let body = self.body(header);
@@ -326,6 +326,7 @@ impl Relay {
             && server.status == TxStatus::Idle
             && server.queue.front().is_some_and(|it| matches!(it.reply, Reply::Bind | Reply::Parse))
             && server.queue.is_one_batch()
+            && server.queue.describes()
     }
 
     fn begin_healing(&mut self) {

@@ -20,18 +20,37 @@ use crate::wire::frontend::{BindHead, Parse, Target, tag};
 use crate::wire::limits::{NAME_BYTES_MAX, PARSE_BYTES_MAX};
 use crate::wire::{Header, Report, SqlState, TxStatus, encode};
 
-/// An unnamed Parse is kept for a later batch only up to this size.
+/// An unnamed Parse is always kept for a later batch up to this size.
+const UNNAMED_KEPT_BYTES_MAX: usize = 4 * 1024;
+/// And up to this one where it is not bound at once.
 const UNNAMED_BYTES_MAX: usize = 64 * 1024;
 /// Messages looked at to see whether an unnamed Parse is bound in the same batch.
 const LOOK_AHEAD_MAX: usize = 4;
+
+/// A text that is replaced again and again without another allocation.
+#[derive(Debug, Default)]
+struct Copy(Vec<u8>);
+
+impl Copy {
+    fn replace(&mut self, text: &[u8]) -> bool {
+        self.0.clear();
+        if text.len() < self.0.capacity() / 4 {
+            self.0.shrink_to(text.len());
+        }
+        self.0.extend_from_slice(text);
+        true
+    }
+}
 
 /// The client's unnamed statement, which lives on a server only until another client comes.
 #[derive(Debug, Default)]
 pub(super) struct Unnamed {
     /// The server on loan has it.
     pub(super) here: bool,
-    /// Its Parse from the text on, kept where its Bind may come after the server was given back.
-    copy: Option<Box<[u8]>>,
+    /// Its Parse from the text on, for a Bind that comes after the server was given back.
+    copy: Copy,
+    /// `copy` is of this statement.
+    kept: bool,
     /// What it leaves behind when executed.
     residue: Residue,
 }
@@ -39,13 +58,13 @@ pub(super) struct Unnamed {
 impl Unnamed {
     /// What was to become of it was skipped: `failed` says that its own Parse has failed, which drops it.
     pub(super) fn skip(&mut self, failed: bool) {
-        self.copy = None;
+        self.kept = false;
         self.here &= !failed;
     }
 
     /// There is none any longer.
     pub(super) fn forget(&mut self) {
-        *self = Self::default();
+        (self.here, self.kept) = (false, false);
     }
 }
 
@@ -97,13 +116,15 @@ impl Relay {
         };
         let undecided = self.up.undecided();
         let whole = undecided.get(HEADER..header.total());
-        self.unnamed.copy = match whole {
+        let unnamed = &mut self.unnamed;
+        unnamed.kept = match whole {
+            Some(body) if header.body <= UNNAMED_KEPT_BYTES_MAX => unnamed.copy.replace(&body[1..]),
             Some(body)
                 if header.body <= UNNAMED_BYTES_MAX && !is_bound_next(&undecided[header.total()..]) =>
             {
-                Some(body[1..].into())
+                unnamed.copy.replace(&body[1..])
             }
-            _ => None,
+            _ => false,
         };
         self.unnamed.here = true;
         self.open_batch();
@@ -391,15 +412,13 @@ impl Relay {
         if self.unnamed.here || self.rules.mode == PoolMode::Session {
             return;
         }
-        match &self.unnamed.copy {
-            Some(copy) => {
-                self.up.insert(turn.spare, |out| encode::parse(out, b"", copy));
-                server.queue.push(Reply::Parse, Fate::Swallow);
-            }
-            None => {
-                self.up.insert(turn.spare, |out| encode::close_statement(out, b""));
-                server.queue.push(Reply::Close, Fate::Swallow);
-            }
+        if self.unnamed.kept {
+            let copy = &self.unnamed.copy;
+            self.up.insert(turn.spare, |out| encode::parse(out, b"", &copy.0));
+            server.queue.push(Reply::Parse, Fate::Swallow);
+        } else {
+            self.up.insert(turn.spare, |out| encode::close_statement(out, b""));
+            server.queue.push(Reply::Close, Fate::Swallow);
         }
         self.unnamed.here = true;
     }

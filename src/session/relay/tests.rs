@@ -252,13 +252,25 @@ fn a_changed_result_type_is_healed_where_nothing_was_executed() {
     bench.server(&messages(&[(b'1', b""), IDLE]));
     bench.sent_to_client();
     let (held, _) = bench.relay.take_released().expect("done");
-    bench.client(&messages(&[(b'B', b"\0a\0\0\0\0\0\0\0"), (b'E', b"\0\0\0\0\0"), (b'S', b"")]));
+    bench.client(&messages(&[
+        (b'B', b"\0a\0\0\0\0\0\0\0"),
+        (b'D', b"P\0"),
+        (b'E', b"\0\0\0\0\0"),
+        (b'S', b""),
+    ]));
     bench.grant(held);
-    assert_eq!(tags(&bench.sent_to_server()), "BES");
+    assert_eq!(tags(&bench.sent_to_server()), "BDES");
     bench.server(&messages(&[(b'E', b"SERROR\0C0A000\0Mcached plan\0RRevalidateCachedQuery\0\0"), IDLE]));
-    assert_eq!(tags(&bench.sent_to_server()), "CPBES");
-    bench.server(&messages(&[(b'3', b""), (b'1', b""), (b'2', b""), (b'C', b"SELECT 1\0"), IDLE]));
-    assert_eq!(tags(&bench.sent_to_client()), "2CZ");
+    assert_eq!(tags(&bench.sent_to_server()), "CPBDES");
+    bench.server(&messages(&[
+        (b'3', b""),
+        (b'1', b""),
+        (b'2', b""),
+        (b'n', b""),
+        (b'C', b"SELECT 1\0"),
+        IDLE,
+    ]));
+    assert_eq!(tags(&bench.sent_to_client()), "2nCZ");
     assert!(bench.relay.take_released().is_some());
 }
 
