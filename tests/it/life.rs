@@ -79,6 +79,9 @@ fn the_console_shuts_down_in_both_ways() {
     eventually("nobody gets in", || Raw::try_connect(pooler.address(), "app", "app").is_err());
     assert_eq!(client.value("SELECT 1"), "1");
     client.goodbye();
+    // Whoever asked is a client, too.
+    assert!(pooler.is_running());
+    console.goodbye();
     assert!(pooler.wait().success());
 
     let mut pooler = Pooler::of(Cluster::shared());

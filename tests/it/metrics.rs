@@ -9,7 +9,9 @@ use crate::support::prelude::*;
 /// A pooler with HTTP, and where that is.
 fn with_http(setup: Setup) -> (Pooler, u16) {
     let port = place::free_port();
-    (setup.set("http_listen", &format!("\"127.0.0.1:{port}\"")).start(), port)
+    let pooler = setup.set("http_listen", &format!("\"127.0.0.1:{port}\"")).start();
+    eventually("it listens for HTTP", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    (pooler, port)
 }
 
 /// The status and the body of an answer.

@@ -162,6 +162,18 @@ impl Cluster {
         self.execute(&sql).parse().expect("a count")
     }
 
+    /// Open TCP connections to it that nobody has begun to close, as the kernel counts them.
+    pub fn sockets(&self) -> u64 {
+        const ESTABLISHED: &str = "01";
+        let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp is readable");
+        let here = format!("0100007F:{:04X}", self.port);
+        let is_ours = |line: &&str| {
+            let mut fields = line.split_whitespace().skip(2);
+            fields.next() == Some(&here) && fields.next() == Some(ESTABLISHED)
+        };
+        u64::try_from(table.lines().filter(is_ours).count()).expect("a count")
+    }
+
     /// A connection straight to it.
     pub fn connect(&self, database: &str, user: &str) -> Raw {
         Raw::connect(("127.0.0.1", self.port), database, user)
