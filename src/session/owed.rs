@@ -234,20 +234,47 @@ impl Queue {
         Ok(placed)
     }
 
-    /// True where an error now makes the server skip a Parse of the unnamed statement.
-    pub fn would_skip_unnamed(&self) -> bool {
-        self.due.iter().take_while(|it| it.reply != Reply::Sync).any(|it| it.reply == Reply::ParseUnnamed)
+    /// What an error now makes of the server's unnamed statement.
+    pub fn skips_unnamed(&self) -> SkipsUnnamed {
+        if self.due.front().is_none_or(|it| it.reply.ends()) {
+            return SkipsUnnamed::No;
+        }
+        let end = self.due.iter().position(|it| it.reply == Reply::Sync).unwrap_or(self.due.len());
+        let changes = |it: &&Owed| it.reply.changes_unnamed();
+        if self.due.iter().skip(end).any(|it| changes(&it)) {
+            return SkipsUnnamed::No;
+        }
+        // A Close that is skipped leaves what there was.
+        let kept = |it: &&Owed| it.reply == Reply::CloseUnnamed && it.fate == Fate::Pass;
+        let skipped = || self.due.iter().take(end).filter(changes).filter(|it| !kept(it));
+        match skipped().any(|it| it.fate != Fate::Swallow) {
+            true => SkipsUnnamed::Statement,
+            false if skipped().next().is_some() => SkipsUnnamed::Provision,
+            false => SkipsUnnamed::No,
+        }
+    }
+
+    /// True where a message is on its way that makes the unnamed statement another one.
+    pub fn changes_unnamed(&self) -> bool {
+        self.due.iter().any(|it| it.reply.changes_unnamed())
+    }
+
+    /// True where an earlier batch may yet fail to make the unnamed statement the client's own.
+    pub fn is_unnamed_uncertain(&self) -> bool {
+        if self.ends == 0 {
+            return false;
+        }
+        let last = self.due.iter().rposition(|it| it.reply.ends()).unwrap_or(0);
+        let changes = |it: &Owed| it.reply.changes_unnamed();
+        !self.due.iter().skip(last).any(changes) && self.due.iter().take(last).any(changes)
     }
 
     /// An error came in place of the next reply. Returns whether the server skips everything up to a Sync that is
     /// yet to come.
     pub fn on_error(&mut self, names: &mut Names, shelf: &mut Shelf) -> bool {
-        match self.due.front() {
-            // These end with ReadyForQuery in any case.
-            None | Some(Owed { reply: Reply::Query | Reply::Sync | Reply::FunctionCall, .. }) => {
-                return false;
-            }
-            Some(_) => {}
+        // These end with ReadyForQuery in any case.
+        if self.due.front().is_none_or(|it| it.reply.ends()) {
+            return false;
         }
         let skipped = self.due.iter().position(|it| it.reply == Reply::Sync).unwrap_or(self.due.len());
         // The newest change is taken back first, so that the oldest meaning of a name is what remains.
@@ -313,7 +340,23 @@ impl Queue {
     }
 }
 
+/// What a server that skips messages does not do to its unnamed statement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SkipsUnnamed {
+    /// Nothing, or a later batch does it anew.
+    No,
+    /// It does not get the one that the client has.
+    Provision,
+    /// It does not get a new one of the client.
+    Statement,
+}
+
 impl Reply {
+    /// Whether the unnamed statement is another one after it.
+    fn changes_unnamed(self) -> bool {
+        matches!(self, Self::ParseUnnamed | Self::CloseUnnamed)
+    }
+
     /// Whether ReadyForQuery ends it.
     fn ends(self) -> bool {
         matches!(self, Self::Query | Self::Sync | Self::FunctionCall)

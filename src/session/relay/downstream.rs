@@ -4,7 +4,7 @@ use super::leaving::Presence;
 use super::{Phase, Relay, Resetting, Rest, Turn};
 use crate::config::PoolMode;
 use crate::prepared::NAME_PREFIX;
-use crate::session::owed::{Fate, Reply};
+use crate::session::owed::{Fate, Reply, SkipsUnnamed};
 use crate::session::residue::{self, Residue};
 use crate::session::server::CopyIn;
 use crate::session::verdict::CloseReason;
@@ -127,7 +127,8 @@ impl Relay {
         let Some(server) = &mut self.server else { return Ok(false) };
         match server.queue.place(tag) {
             Ok(placed) => {
-                if placed.reply == Reply::CloseUnnamed && !server.queue.would_skip_unnamed() {
+                let closed = placed.reply == Reply::CloseUnnamed && placed.fate == Fate::Pass;
+                if closed && !server.queue.changes_unnamed() {
                     self.unnamed.forget();
                 }
                 Ok(placed.fate == Fate::Pass)
@@ -273,8 +274,11 @@ impl Relay {
         let front = server.queue.front().map(|it| (it.reply, it.fate));
         let about = server.queue.front().and_then(|it| it.undo.as_ref()?.renamed.as_ref());
         let about = about.map(|it| it.name.clone());
-        if server.queue.would_skip_unnamed() {
-            self.unnamed.skip(matches!(front, Some((Reply::ParseUnnamed, _))));
+        match server.queue.skips_unnamed() {
+            SkipsUnnamed::No => {}
+            SkipsUnnamed::Provision => self.unnamed.here = false,
+            // The server has none, an older one, or another client's.
+            SkipsUnnamed::Statement => self.unnamed.forget(),
         }
         if server.copy_in == CopyIn::No {
             server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);

@@ -56,15 +56,9 @@ pub(super) struct Unnamed {
 }
 
 impl Unnamed {
-    /// What was to become of it was skipped: `failed` says that its own Parse has failed, which drops it.
-    pub(super) fn skip(&mut self, failed: bool) {
-        self.kept = false;
-        self.here &= !failed;
-    }
-
     /// There is none any longer.
     pub(super) fn forget(&mut self) {
-        (self.here, self.kept) = (false, false);
+        (self.here, self.kept, self.residue) = (false, false, Residue::NONE);
     }
 }
 
@@ -223,7 +217,11 @@ impl Relay {
         let unnamed = head.statement.is_empty();
         let found = self.names.find(head.statement).cloned();
         let Some(server) = &self.server else { return Handled::Decided };
-        if !unnamed && server.queue.is_uncertain(head.statement, found.as_deref()) {
+        let uncertain = match unnamed {
+            true => server.queue.is_unnamed_uncertain(),
+            false => server.queue.is_uncertain(head.statement, found.as_deref()),
+        };
+        if uncertain {
             return Handled::Waits;
         }
         let starts_batch = server.is_done();
@@ -285,7 +283,12 @@ impl Relay {
         };
         self.open_batch();
         match statement {
-            Some(name) if name.is_empty() => self.provide_unnamed(turn),
+            Some(name) if name.is_empty() => {
+                if self.server.as_ref().is_some_and(|it| it.queue.is_unnamed_uncertain()) {
+                    return Handled::Waits;
+                }
+                self.provide_unnamed(turn);
+            }
             Some(name) => {
                 let found = self.names.find(&name).cloned();
                 if self.is_uncertain(&name, found.as_deref()) {
@@ -415,10 +418,10 @@ impl Relay {
         if self.unnamed.kept {
             let copy = &self.unnamed.copy;
             self.up.insert(turn.spare, |out| encode::parse(out, b"", &copy.0));
-            server.queue.push(Reply::Parse, Fate::Swallow);
+            server.queue.push(Reply::ParseUnnamed, Fate::Swallow);
         } else {
             self.up.insert(turn.spare, |out| encode::close_statement(out, b""));
-            server.queue.push(Reply::Close, Fate::Swallow);
+            server.queue.push(Reply::CloseUnnamed, Fate::Swallow);
         }
         self.unnamed.here = true;
     }

@@ -572,3 +572,50 @@ fn a_result_type_that_changed_within_a_transaction_is_cured_after_it() {
     bench.grant(held);
     assert_eq!(tags(&bench.sent_to_server()), "CPBES");
 }
+
+#[test]
+fn an_unnamed_statement_that_was_skipped_is_not_bound() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"a\0savepoint s\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    // All by named statements, so that the server keeps another client's unnamed one.
+    bench.client(&messages(&[
+        (b'B', b"p\0a\0\0\0\0\0\0\0"),
+        (b'P', b"\0select 1\0\0\0"),
+        (b'S', b""),
+        (b'B', b"\0\0\0\0\0\0\0\0"),
+    ]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "BPS", "whether it is the client's own is not known yet");
+    bench.server(&messages(&[(b'E', b"SERROR\0C25P02\0Maborted\0\0"), (b'Z', b"E")]));
+    assert_eq!(tags(&bench.sent_to_server()), "CB");
+}
+
+#[test]
+fn an_unnamed_statement_of_a_later_batch_outlives_the_error_of_an_earlier_one() {
+    let mut bench = Bench::new(TRANSACTION);
+    let bad = messages(&[(b'P', b"\0bad\0\0\0"), (b'S', b"")]);
+    let good = messages(&[(b'P', b"\0select 1\0\0\0"), (b'B', b"\0\0\0\0\0\0\0\0")]);
+    bench.client(&[&bad[..], &good[..18]].concat());
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'E', b"SERROR\0C42601\0Msyntax\0\0"), IDLE]));
+    bench.client(&good[18..]);
+    assert_eq!(tags(&bench.sent_to_server()), "B");
+}
+
+#[test]
+fn the_error_of_a_query_skips_no_unnamed_statement() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'Q', b"bad\0"), (b'P', b"\0select 1\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'E', b"SERROR\0C42601\0Msyntax\0\0"), IDLE, (b'1', b""), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    bench.client(&messages(&[(b'B', b"\0\0\0\0\0\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "PBS");
+}
