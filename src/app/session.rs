@@ -225,6 +225,7 @@ fn rules(process: &Process, pool: &PoolClient) -> Rules {
         mode: pool.settings().mode,
         prepared_max: settings.max_prepared_statements,
         simple_queries: !settings.disable_pqexec,
+        compatibility: settings.compatibility,
     }
 }
 

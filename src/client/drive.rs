@@ -365,6 +365,7 @@ impl Driver {
             mode: self.pool.settings().mode,
             prepared_max: config.settings.max_prepared_statements,
             simple_queries: !config.settings.disable_pqexec,
+            compatibility: config.settings.compatibility,
         }
     }
 

@@ -22,6 +22,10 @@ const NOT_SETTABLE: [&str; 6] = [
     "session_authorization",
 ];
 
+fn is_settable(name: &str) -> bool {
+    !NOT_SETTABLE.iter().any(|it| it.eq_ignore_ascii_case(name))
+}
+
 /// Names of settings are compared without regard to case: `guc_name_compare` in src/backend/utils/misc/guc.c.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Folded(Box<str>);
@@ -104,9 +108,8 @@ impl Parameters {
     pub fn query_for(&self, server: &Self) -> Option<String> {
         let mut query = Query::default();
         for (name, value) in self.reported.iter() {
-            let settable = !NOT_SETTABLE.iter().any(|it| it.eq_ignore_ascii_case(name));
             // What this server does not report can't be told to differ.
-            if settable && server.reported.value(name).is_some_and(|it| it != value) {
+            if is_settable(name) && server.reported.value(name).is_some_and(|it| it != value) {
                 query.set(name, value);
             }
         }
@@ -121,6 +124,39 @@ impl Parameters {
             }
         }
         query.finish()
+    }
+
+    /// What [`Self::query_for`] sets, for the log.
+    pub fn difference<'a>(&'a self, server: &'a Self) -> impl std::fmt::Display + 'a {
+        std::fmt::from_fn(|f| {
+            let differs =
+                |(name, value): &(&str, &str)| server.reported.value(name).is_some_and(|it| it != *value);
+            for (name, value) in self.reported.iter().filter(differs).filter(|(name, _)| is_settable(name)) {
+                write!(f, "SET {name}='{value}';")?;
+            }
+            let differs = |(name, value): &(&str, &str)| server.extra.value(name) != Some(*value);
+            for (name, value) in self.extra.iter().filter(differs) {
+                write!(f, "SET {name}='{value}';")?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The server was just brought to the client's settings, so that what it reports now is what the client wants, in
+    /// PostgreSQL's own spelling: `ISO` has become `ISO, MDY`.
+    pub fn adopt(&mut self, server: &Self) {
+        let spelled: Vec<_> = server
+            .reported
+            .iter()
+            .filter(|(name, value)| self.reported.value(name).is_some_and(|it| it != *value))
+            .collect();
+        for (name, value) in spelled {
+            let own = self.reported.value(name).unwrap_or_default();
+            tracing::debug!(
+                "varcache_set_canonical: setting {name} to its canonical version {own} -> {value}"
+            );
+            Arc::make_mut(&mut self.reported).set(name, value);
+        }
     }
 
     /// The server reports a setting's value, which the client it serves learns too.

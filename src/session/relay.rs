@@ -17,7 +17,7 @@ use super::pipe::{Pipe, Spare};
 use super::residue::STATEMENT_SCAN_BYTES_MAX;
 use super::server::Server;
 use super::verdict::{CloseReason, Verdict};
-use crate::config::PoolMode;
+use crate::config::{Compatibility, PoolMode};
 use crate::prepared::{Names, Registry};
 use crate::stats::Cell;
 use crate::wire::{Report, SqlState, TxStatus, encode};
@@ -39,9 +39,16 @@ pub struct Rules {
     pub prepared_max: usize,
     /// False for `disable_pqexec`.
     pub simple_queries: bool,
+    /// Where PostgreSQL's ways and PgBouncer's differ.
+    pub compatibility: Compatibility,
 }
 
 impl Rules {
+    /// Whether a client is closed for a statement name that it has not prepared, or prepares again: PgBouncer's way.
+    fn closes_for_names(&self) -> bool {
+        self.compatibility == Compatibility::PgBouncer && self.tracks_names()
+    }
+
     /// Whether clients' statement names are replaced by shared ones.
     fn tracks_names(&self) -> bool {
         self.mode != PoolMode::Session && self.prepared_max > 0
@@ -339,7 +346,7 @@ impl Relay {
             let report = Report::fatal(SqlState::CONNECTION_FAILURE, "server conn crashed?")
                 .detail("PostgreSQL closed the connection that served this client.")
                 .hint("Connect again; the server's log tells why it closed.");
-            self.close_with(report, turn);
+            self.close_with(self.worded(report), turn);
         }
     }
 
@@ -412,6 +419,7 @@ impl Relay {
         match self.parameters.query_for(&server.parameters) {
             None => self.parameters.share(&server.parameters),
             Some(query) => {
+                tracing::debug!("varcache_apply: {}", self.parameters.difference(&server.parameters));
                 turn.stats.parameter_sync();
                 self.up.insert(turn.spare, |out| encode::query(out, &query));
                 server.queue.push(Reply::Query, Fate::Swallow);
@@ -427,13 +435,20 @@ impl Relay {
         match refusal {
             None => {
                 server.parameters.extra = self.parameters.extra.clone();
+                self.parameters.adopt(&server.parameters);
                 self.parameters.share(&server.parameters);
             }
             // The query was one transaction: nothing of it has stayed.
             Some(report) => {
-                let fatal = Report::fatal(report.sqlstate, report.message)
-                    .detail("A parameter of the client's start-up message was refused by the server.");
-                self.close_with(fatal, turn);
+                let report = match self.rules.compatibility {
+                    Compatibility::Postgres => Report::fatal(report.sqlstate, report.message)
+                        .detail("A parameter of the client's start-up message was refused by the server."),
+                    Compatibility::PgBouncer => {
+                        let text = CloseReason::ParametersRefused.text();
+                        Report::fatal(SqlState::PROTOCOL_VIOLATION, text)
+                    }
+                };
+                self.close_with(report, turn);
             }
         }
     }
@@ -469,8 +484,17 @@ impl Relay {
         self.closing = Some(Closing::Told(report));
     }
 
+    /// What the client is told, in the words of its configuration's choice.
+    fn worded(&self, report: Report) -> Report {
+        match self.rules.compatibility {
+            Compatibility::Postgres => report,
+            Compatibility::PgBouncer => report.plain_violation(),
+        }
+    }
+
     /// The client or the server broke the protocol.
     fn violated(&mut self, report: Report, turn: &mut Turn<'_>) {
+        let report = self.worded(report);
         self.end(report, CloseReason::ProtocolViolation, turn);
     }
 

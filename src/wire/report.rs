@@ -56,6 +56,11 @@ impl Report {
         Self::new(Severity::Error, sqlstate, message)
     }
 
+    /// The same as PgBouncer would say it: 08P01, and nothing but the message.
+    pub fn plain_violation(self) -> Self {
+        Self::new(self.severity, SqlState::PROTOCOL_VIOLATION, self.message)
+    }
+
     /// The client is told this.
     pub fn notice(message: impl Into<String>) -> Self {
         Self::new(Severity::Notice, SqlState::SUCCESS, message)

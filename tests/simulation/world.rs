@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgweir::config::{PoolMode, PoolSettings};
+use pgweir::config::{Compatibility, PoolMode, PoolSettings};
 use pgweir::ids::{ClientId, WorkerId};
 use pgweir::pool::schedule::{
     Asker, Checkout, Closing, Flow, OpenFailure, Opening, Release, Schedule, Seat, WaitTicket,
@@ -616,7 +616,12 @@ fn new_pool(rng: &mut Rng) -> Pool {
         connecting_max: rng.range(1, 3),
         check_after: None,
     };
-    let rules = Rules { mode, prepared_max: *rng.pick(&[0, 2, 3, 200, 200]), simple_queries: true };
+    let rules = Rules {
+        mode,
+        prepared_max: *rng.pick(&[0, 2, 3, 200, 200]),
+        simple_queries: true,
+        compatibility: Compatibility::Postgres,
+    };
     let backend = Backend::new(&[]);
     let welcome = REPORTED.iter().map(|name| (*name, backend.session.setting(name).unwrap_or_default()));
     Pool {

@@ -24,6 +24,8 @@ use crate::wire::{Header, Report, SqlState, TxStatus, encode};
 const UNNAMED_KEPT_BYTES_MAX: usize = 4 * 1024;
 /// And up to this one where it is not bound at once.
 const UNNAMED_BYTES_MAX: usize = 64 * 1024;
+/// Statements closed at once on a server that has too many; the next one makes room for itself and closes as many again.
+const EVICTIONS_MAX: usize = 16;
 /// Messages looked at to see whether an unnamed Parse is bound in the same batch.
 const LOOK_AHEAD_MAX: usize = 4;
 
@@ -156,6 +158,12 @@ impl Relay {
             // In a failed transaction the server refuses it whatever its name.
             self.send(header, Reply::Parse, turn);
         } else if let Some(existing) = self.names.find(&parse.name).cloned() {
+            if self.rules.closes_for_names() {
+                let name = String::from_utf8_lossy(&parse.name);
+                tracing::error!("prepared statement '{name}' was already prepared");
+                self.violated(name_in_use(), turn);
+                return Handled::Decided;
+            }
             // The server itself shall say that the name is taken, so it is given one that it has.
             self.provide(&existing, turn);
             if let Some(server) = &mut self.server {
@@ -225,6 +233,10 @@ impl Relay {
             return Handled::Waits;
         }
         let starts_batch = server.is_done();
+        if found.is_none() && !unnamed && self.rules.closes_for_names() {
+            self.violated(no_such_name(), turn);
+            return Handled::Decided;
+        }
         if let (Some(statement), false) = (found, unnamed) {
             let (size, portal) = (HEADER + head.size, head.portal.len());
             if starts_batch && !self.healed && header.total() <= HEAL_BYTES_MAX {
@@ -306,6 +318,10 @@ impl Relay {
                     }
                     self.query_since.get_or_insert(turn.now);
                     self.drop_message(header);
+                    return Handled::Decided;
+                }
+                if self.rules.closes_for_names() {
+                    self.violated(no_such_name(), turn);
                     return Handled::Decided;
                 }
             }
@@ -392,17 +408,23 @@ impl Relay {
         self.up.insert(turn.spare, |out| encode::parse(out, statement.name().as_bytes(), statement.rest()));
     }
 
-    /// Closes a stale statement of that name on the server, or the least recently used one where its shelf is full.
+    /// Closes a stale statement of that name on the server, or the least recently used ones where its shelf is full.
     fn make_room_for(&mut self, statement: &Arc<Statement>, presence: Presence, turn: &mut Turn<'_>) {
         let Some(server) = &mut self.server else { return };
-        let leaving = match presence {
-            Presence::Stale => {
-                server.shelf.remove(statement);
-                Some(Arc::clone(statement))
-            }
-            _ => server.shelf.evict(self.rules.prepared_max.saturating_sub(1)),
-        };
-        let Some(leaving) = leaving else { return };
+        if presence == Presence::Stale {
+            server.shelf.remove(statement);
+            return self.close_on_server(Arc::clone(statement), turn);
+        }
+        // More than one only after `max_prepared_statements` has become smaller.
+        for _ in 0..EVICTIONS_MAX {
+            let Some(server) = &mut self.server else { return };
+            let Some(leaving) = server.shelf.evict(self.rules.prepared_max.saturating_sub(1)) else { return };
+            self.close_on_server(leaving, turn);
+        }
+    }
+
+    fn close_on_server(&mut self, leaving: Arc<Statement>, turn: &mut Turn<'_>) {
+        let Some(server) = &mut self.server else { return };
         self.up.insert(turn.spare, |out| encode::close_statement(out, leaving.name().as_bytes()));
         let undo = Undo { closed: Some(leaving), ..Undo::default() };
         server.queue.push_undoable(Reply::Close, Fate::Swallow, undo);
@@ -495,6 +517,14 @@ fn ends_transaction(text: &[u8]) -> bool {
     let word = &text[..end];
     let exits: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
     word.is_empty() || exits.iter().any(|it| it.eq_ignore_ascii_case(word))
+}
+
+fn name_in_use() -> Report {
+    Report::fatal(SqlState::DUPLICATE_PREPARED_STATEMENT, "prepared statement name is already in use")
+}
+
+fn no_such_name() -> Report {
+    Report::fatal(SqlState::INVALID_STATEMENT_NAME, "prepared statement did not exist")
 }
 
 fn too_large(what: &str, most: usize) -> Report {

@@ -18,7 +18,12 @@ struct Bench {
     rules: Rules,
 }
 
-const TRANSACTION: Rules = Rules { mode: PoolMode::Transaction, prepared_max: 200, simple_queries: true };
+const TRANSACTION: Rules = Rules {
+    mode: PoolMode::Transaction,
+    prepared_max: 200,
+    simple_queries: true,
+    compatibility: Compatibility::Postgres,
+};
 
 fn reported() -> std::sync::Arc<Values> {
     std::sync::Arc::new([("TimeZone", "UTC"), ("application_name", "")].into_iter().collect())
