@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
 use super::process::Process;
@@ -14,14 +14,15 @@ use crate::admin::{self, Access, Admin, console_pool};
 use crate::client::Worker;
 use crate::client::drive::{Driver, Parts};
 use crate::client::login::{Admitted, ConsoleRole, Destination, House, Lobby, LoggedIn, Welcome, Welcomed};
-use crate::client::patience;
+use crate::client::patience::{self, Situation};
 use crate::client::refusal::Refusal;
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
+use crate::config::{ClientSettings, Config};
 use crate::ids::{DatabaseName, PoolKey};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, PoolClient};
 use crate::server::ServerConn;
 use crate::session::params::{Parameters, Values};
-use crate::session::relay::{Relay, Rules};
+use crate::session::relay::{Activity, Relay, Rules};
 use crate::stats::{ClientConnected, ClientEntry, ClientLogin, Replication, client_event, client_span};
 use crate::wire::Report;
 
@@ -49,10 +50,15 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     let entry = Arc::clone(seat.entry());
     let lobby = process.lobby(&entry);
     let span = client_span(id, &entry.connected.peer);
-    match lobby.admit(stream).instrument(span).await {
+    match lobby.admit(stream).instrument(span.clone()).await {
         Ok(Admitted::Cancel { key, stream }) => {
-            let limit = process.config.load().settings.cancel_wait_timeout;
-            process.cancels.serve(&key, &process.connector, worker.id, limit).await;
+            let (begun, config) = (Instant::now(), process.config.load_full());
+            let limit = config.settings.cancel_wait_timeout;
+            let served = process.cancels.serve(&key, &process.connector, worker.id, limit).await;
+            if config.settings.log_disconnections {
+                let age = begun.elapsed().as_secs();
+                span.in_scope(|| tracing::info!("closing because: {served} (age={age}s)"));
+            }
             drop(stream);
         }
         Ok(Admitted::Client(client)) => match client.destination.clone() {
@@ -90,7 +96,8 @@ impl House for Visitor {
         // A forced user is for clients; the query is `auth_user`'s own.
         let key = PoolKey { database: query.database.clone(), user: query.auth_user.clone() };
         let pool = self.process.pools.enter(&key);
-        let lease = checkout(&self.process, &pool, Claim::new(Arc::clone(&self.entry)))
+        let limits = config.client_settings(&key.database, &key.user);
+        let lease = checkout(&config, &pool, Claim::new(Arc::clone(&self.entry)), &limits)
             .await
             .map_err(|report| AuthQueryError::Unavailable(Box::new(report)))?;
         // The client's cancel requests are not for this query.
@@ -112,26 +119,36 @@ impl House for Visitor {
     }
 }
 
-/// Waits for a server on behalf of a client that is still logging in, for `query_wait_timeout` at most.
+/// Waits for a server on behalf of a client that is still logging in, no longer than a query of its own may wait.
 async fn checkout(
-    process: &Process,
+    config: &Config,
     pool: &PoolClient,
     claim: Claim<ServerConn>,
+    limits: &ClientSettings,
 ) -> Result<Lease<Busy>, Report> {
-    let config = process.config.load_full();
     let compatibility = config.settings.compatibility;
-    let limit = config.client_settings(&pool.key().database, &pool.key().user).query_wait_timeout;
-    let answer = match claim.checkout(pool, Instant::now()) {
+    let now = Instant::now();
+    let answer = match claim.checkout(pool, now) {
         Answer::Granted(lease) => Ok(lease),
         Answer::Refused(refusal) => Err(refusal),
-        Answer::Waiting if limit.is_zero() => claim.granted().await,
-        Answer::Waiting => match timeout(limit, claim.granted()).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let queue = claim.queue_view(Instant::now());
-                return Err(patience::waited_in_vain(queue.as_ref(), compatibility));
+        Answer::Waiting => {
+            let situation = Situation {
+                activity: Activity::Waiting,
+                waiting_since: Some(now),
+                noticed: true,
+                transaction_since: None,
+            };
+            match patience::next(limits, &situation) {
+                None => claim.granted().await,
+                Some((when, limit)) => match timeout_at(when.into(), claim.granted()).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        let queue = claim.queue_view(Instant::now());
+                        return Err(patience::waited_in_vain(limit, queue.as_ref(), compatibility));
+                    }
+                },
             }
-        },
+        }
     };
     answer.map_err(|refusal| patience::refused(&refusal, compatibility))
 }
@@ -240,7 +257,9 @@ async fn welcome_of(
     if let Some(welcome) = pool.welcome() {
         return Ok(welcome);
     }
-    let first = checkout(process, pool, Claim::to_look(Arc::clone(entry)));
+    let config = process.config.load_full();
+    let limits = config.client_settings(&client.database, &client.user);
+    let first = checkout(&config, pool, Claim::to_look(Arc::clone(entry)), &limits);
     let lease = match client.deadline {
         None => first.await,
         Some(deadline) => timeout_at(deadline, first).await.map_err(|_| Refusal::LoginTimeoutServerDown)?,

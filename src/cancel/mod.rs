@@ -4,6 +4,7 @@
 //! lock ([`Caller::cancel`]), so that a cancel reaches the query it was meant for or nothing. Invariants: an unknown key
 //! and one of an idle client look the same from outside; keys are compared in constant time.
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +119,38 @@ pub enum Found<C: Connection = ServerConn> {
     Foreign(PeerId),
     /// Nobody's.
     Unknown,
+}
+
+/// What has become of a cancel request. The texts are PgBouncer's, as its log has them after `closing because:`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Served {
+    /// PostgreSQL has got it, or a client that waited has left the queue.
+    Sent,
+    /// The client does nothing that could be cancelled.
+    Idle,
+    /// It is the console's.
+    Console,
+    /// It could not be sent, or there is no key to send.
+    Failed,
+    /// `cancel_wait_timeout` is over.
+    TimedOut,
+    /// Nobody has such a key.
+    Unknown,
+    /// A client of another process has it.
+    Foreign(PeerId),
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sent => "successfully sent cancel request",
+            Self::Idle => "cancel request for idle client",
+            Self::Console => "cancel request for console client",
+            Self::Failed | Self::Unknown => "failed cancel request",
+            Self::TimedOut => "cancel_wait_timeout",
+            Self::Foreign(_) => "could not find peer to forward request to",
+        })
+    }
 }
 
 impl<C: Connection> Registry<C> {
@@ -241,32 +274,24 @@ impl Registry {
     /// Carries a cancel request out, from the decision until PostgreSQL has acted on it. `limit` is
     /// `cancel_wait_timeout`; zero: none. Nothing is answered, whatever comes of it.
     ///
-    /// Returns the process that the key belongs to where that is another one. Dropping the future half-way is safe, but
-    /// costs the server connection.
+    /// Dropping the future half-way is safe, but costs the server connection.
     pub async fn serve(
         &self,
         key: &CancelKey,
         connector: &Connector,
         worker: WorkerId,
         limit: Duration,
-    ) -> Option<PeerId> {
+    ) -> Served {
         let limit = if limit.is_zero() { UNLIMITED } else { limit };
         // The turn comes before the decision: a query that ends while the request waits is not cancelled late.
         let Ok(Ok(_turn)) = timeout(limit, self.turns.acquire()).await else {
-            tracing::info!("cancel_wait_timeout");
-            return None;
+            return Served::TimedOut;
         };
         match self.cancel(key) {
-            Found::Ours(caller, cancel) => {
-                carry_out(&caller, cancel, connector, worker, limit).await;
-                None
-            }
-            Found::Console => None,
-            Found::Foreign(peer) => Some(peer),
-            Found::Unknown => {
-                tracing::info!("failed cancel request");
-                None
-            }
+            Found::Ours(caller, cancel) => carry_out(&caller, cancel, connector, worker, limit).await,
+            Found::Console => Served::Console,
+            Found::Foreign(peer) => Served::Foreign(peer),
+            Found::Unknown => Served::Unknown,
         }
     }
 }
@@ -277,20 +302,18 @@ async fn carry_out(
     connector: &Connector,
     worker: WorkerId,
     limit: Duration,
-) {
-    let hold = match cancel {
-        Cancel::Send(hold) => hold,
+) -> Served {
+    match cancel {
+        Cancel::Send(hold) => {
+            hold.pool().stats().cell(worker).cancel();
+            send(caller, hold, connector, limit).await
+        }
         Cancel::LeftQueue => {
             client_event!(debug, **caller.entry(), "cancelled while it waited for a server");
-            return;
+            Served::Sent
         }
-        Cancel::Nothing => {
-            client_event!(info, **caller.entry(), "cancel request for idle client");
-            return;
-        }
-    };
-    hold.pool().stats().cell(worker).cancel();
-    send(caller, hold, connector, limit).await;
+        Cancel::Nothing => Served::Idle,
+    }
 }
 
 /// Sends a cancel request to a server and waits until it has acted on it; meanwhile nobody else gets the server, nor
@@ -300,18 +323,23 @@ pub async fn send(
     hold: Hold<ServerConn>,
     connector: &Connector,
     limit: Duration,
-) {
-    let Some(route) = hold.target() else { return hold.ended() };
+) -> Served {
+    let Some(route) = hold.target() else {
+        hold.ended();
+        return Served::Failed;
+    };
     match connector.cancel(route, limit).await {
         Ok(()) => {
             client_event!(debug, **caller.entry(), "successfully sent cancel request");
             hold.ended();
+            Served::Sent
         }
         Err(error) => {
             client_event!(warn, **caller.entry(), "failed cancel request: {error}");
             if !may_have_been_sent(&error) {
                 hold.ended();
             }
+            if error.is_timeout() { Served::TimedOut } else { Served::Failed }
         }
     }
 }

@@ -121,10 +121,12 @@ pub fn over(limit: Limit, queue: Option<&QueueView>, compatibility: Compatibilit
 
 /// What a client is told that waited too long for a server while it was logging in: why none can be opened, if that
 /// is known.
-pub fn waited_in_vain(queue: Option<&QueueView>, compatibility: Compatibility) -> Report {
+pub fn waited_in_vain(limit: Limit, queue: Option<&QueueView>, compatibility: Compatibility) -> Report {
     match queue.and_then(|it| it.failure.as_ref()) {
-        None => over(Limit::Wait, queue, compatibility),
-        Some(failure) => Report { severity: Severity::Fatal, ..failure.report.clone() },
+        Some(failure) if compatibility == Compatibility::Postgres => {
+            Report { severity: Severity::Fatal, ..failure.report.clone() }
+        }
+        _ => over(limit, queue, compatibility),
     }
 }
 

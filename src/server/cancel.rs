@@ -38,6 +38,16 @@ pub enum CancelError {
     Timeout,
 }
 
+impl CancelError {
+    /// Whether it is only that the limit was over.
+    pub fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::Timeout | Self::Connect(ConnectError::Timeout | ConnectError::Dial(DialError::Timeout(_)))
+        )
+    }
+}
+
 impl From<DialError> for CancelError {
     fn from(error: DialError) -> Self {
         Self::Connect(error.into())

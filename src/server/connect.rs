@@ -29,6 +29,9 @@ pub const LOGIN_MESSAGES_MAX: usize = 1000;
 /// Stands in for "no limit".
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// How much longer than the dialer the login as a whole may take.
+const DIALER_FIRST: Duration = Duration::from_millis(20);
+
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -102,8 +105,8 @@ impl ConnectError {
             Self::Dial(DialError::Lookup { .. } | DialError::NoAddress { .. }) => {
                 "server DNS lookup failed".into()
             }
-            Self::Dial(DialError::Refused { .. }) => "connect failed".into(),
-            Self::Dial(DialError::Timeout(_)) => Self::Timeout.to_string(),
+            // No connection within the limit is one that failed; "connect timeout" is said of logins.
+            Self::Dial(DialError::Refused { .. } | DialError::Timeout(_)) => "connect failed".into(),
             _ => self.to_string(),
         }
     }
@@ -166,7 +169,8 @@ impl Connector {
         let attempt = Attempt { id: self.ids.server(), worker, created: Instant::now() };
         let span = server_span(attempt.id, &target.pool, &target.place());
         let connecting = self.connect_until(target, &attempt, attempt.created + limit);
-        let done = match timeout(limit, connecting.instrument(span.clone())).await {
+        // The dialer, which has the same limit, is to be the first to say so.
+        let done = match timeout(limit + DIALER_FIRST, connecting.instrument(span.clone())).await {
             Ok(done) => done,
             Err(_) => Err(ConnectError::Timeout),
         };
