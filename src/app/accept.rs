@@ -71,7 +71,7 @@ async fn ended(process: &Process) {
         let over = match now {
             Phase::Running => false,
             Phase::WaitingForClients => process.roster.client_count() == 0,
-            Phase::WaitingForServers => !process.pools.is_busy(None),
+            Phase::WaitingForServers => !process.pools.is_busy(None) && !process.pools.has_waiters(),
             Phase::Stopped => true,
         };
         if over {

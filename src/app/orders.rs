@@ -35,7 +35,7 @@ async fn carry_out(process: &Process, reloader: &Reloader, order: Order) -> Answ
     match order {
         Order::Reload => reloader.reload(process).map_err(|why| Refusal::ReloadFailed { why })?,
         Order::Set { name, value } => {
-            reloader.set(process, &name, &value).map_err(|why| Refusal::SetFailed { why })?;
+            return reloader.set(process, &name, &value).map_err(|why| Refusal::SetFailed { why });
         }
         Order::Pause(database) => {
             known(process, database.as_ref())?;

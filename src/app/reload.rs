@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 
 use super::log::Log;
 use super::process::Process;
-use crate::config::{self, Config, Dialect, ReloadPlan};
+use crate::config::{self, Compatibility, Config, Dialect, ReloadPlan};
 use crate::net::{TcpOptions, Tls};
+use crate::wire::Report;
 
 /// Reads the configuration's files again.
 pub struct Reloader {
@@ -50,17 +51,19 @@ impl Reloader {
             tracing::warn!("{note}");
         }
         let (new, plan) = loaded.onto(&old);
-        self.put_in_force(process, new, &plan)?;
+        // Certificates may be new under an old name.
+        let tls = set_up_tls(&new)?;
+        self.put_in_force(process, new, &plan, Some(tls))?;
         for name in &plan.needs_restart {
             tracing::warn!("{name} takes effect only after a restart");
         }
         Ok(())
     }
 
-    /// Changes one setting until the next reload.
+    /// Changes one setting until the next reload. Returns what the console is to be told beside.
     ///
     /// Errors: why it can't be; nothing has changed.
-    pub fn set(&self, process: &Process, name: &str, value: &str) -> Result<(), String> {
+    pub fn set(&self, process: &Process, name: &str, value: &str) -> Result<Vec<Report>, String> {
         let _alone = self.one_at_a_time.lock();
         let old = process.config.load_full();
         let new = old.set(name, value).map_err(|fault| match &fault.hint {
@@ -69,24 +72,42 @@ impl Reloader {
         })?;
         let new = config::with_access(new, name, &config::System)?;
         let plan = config::diff(&old, &new);
-        self.put_in_force(process, new, &plan)
+        match set_up_tls(&new) {
+            Ok(tls) => self.put_in_force(process, new, &plan, Some(tls)).map(|()| Vec::new()),
+            // A certificate and its key can only be set one after the other; PgBouncer waits for the second.
+            Err(_) if name.contains("_tls") && new.settings.compatibility == Compatibility::PgBouncer => {
+                self.put_in_force(process, new, &plan, None)?;
+                Ok(vec![Report::notice("TLS settings could not be applied, still using old configuration")])
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn put_in_force(&self, process: &Process, new: Config, plan: &ReloadPlan) -> Result<(), String> {
-        // Whatever may fail comes before anything changes. Certificates may be new under an old name.
-        let tls = Tls::of(&new.settings).map_err(|error| {
-            tracing::error!("TLS setup failed: {error}");
-            error.to_string()
-        })?;
+    /// `tls`: `None` leaves TLS as it is.
+    fn put_in_force(
+        &self,
+        process: &Process,
+        new: Config,
+        plan: &ReloadPlan,
+        tls: Option<Tls>,
+    ) -> Result<(), String> {
+        // What may fail comes before anything changes.
         self.log.reload(&new.settings).map_err(|error| error.to_string())?;
-        for note in tls.notes() {
-            tracing::warn!("{note}");
+        if let Some(tls) = tls {
+            tls.notes().for_each(|note| tracing::warn!("{note}"));
+            process.tls.store(Arc::new(tls));
         }
         process.connector.dialer.set_options(TcpOptions::of(&new.settings));
-        process.tls.store(Arc::new(tls));
         process.config.store(Arc::new(new));
         process.secrets.clear();
         process.pools.reload(plan);
         Ok(())
     }
+}
+
+fn set_up_tls(config: &Config) -> Result<Tls, String> {
+    Tls::of(&config.settings).map_err(|error| {
+        tracing::error!("TLS setup failed: {error}");
+        error.to_string()
+    })
 }

@@ -96,6 +96,7 @@ impl House for Visitor {
         // A forced user is for clients; the query is `auth_user`'s own.
         let key = PoolKey { database: query.database.clone(), user: query.auth_user.clone() };
         let pool = self.process.pools.enter(&key);
+        let config = self.process.config.load_full();
         let limits = config.client_settings(&key.database, &key.user);
         let lease = checkout(&config, &pool, Claim::new(Arc::clone(&self.entry)), &limits)
             .await

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::Pool;
 use super::alarm::Alarm;
-use super::connection::{Connection, Opener, Refusal};
+use super::connection::{Connection, Opener};
 use super::limits::{Contender, Limit};
 use super::schedule::{Flow, Schedule};
 use crate::config::{Change, Config, ReloadPlan};
@@ -280,6 +280,11 @@ impl<C: Connection> Pools<C> {
         self.of(database).iter().any(|pool| pool.lock().counts().busy() > 0)
     }
 
+    /// Whether some client waits for a server, or is still to be told that it waits in vain.
+    pub fn has_waiters(&self) -> bool {
+        self.all().iter().any(|pool| pool.lock().waiting() > 0)
+    }
+
     /// DISABLE: logins are to be refused.
     pub fn disable(&self, database: &DatabaseName) {
         self.control(database).disabled.store(true, Ordering::SeqCst);
@@ -349,15 +354,13 @@ impl<C: Connection> Pools<C> {
         }
     }
 
-    /// SHUTDOWN WAIT_FOR_SERVERS: from now on nobody is given a server, and who waits for one is told.
+    /// SHUTDOWN WAIT_FOR_SERVERS: from now on nobody is given a server; who waits for one is told in the next round of
+    /// upkeep, as in PgBouncer.
     /// [`Pools::idle`] says when the last is given back.
     pub fn drain(&self) {
         self.alarm.drain();
         self.paused.store(true, Ordering::SeqCst);
         self.apply_flow(None);
-        for pool in self.all() {
-            pool.dismiss(&Refusal::ShuttingDown);
-        }
     }
 
     /// Another configuration is in force (it has been stored already); `plan` says what differs.

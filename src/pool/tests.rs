@@ -579,7 +579,10 @@ fn draining_refuses_those_who_wait_and_those_who_come() {
     let second = world.client(2, "a");
     second.waits();
     world.pools.drain();
+    assert!(world.pools.has_waiters(), "told in the next round");
+    world.pools.upkeep(Instant::now());
     assert_eq!(second.refused(), Refusal::ShuttingDown);
+    assert!(!world.pools.has_waiters());
     assert!(matches!(second.checkout(), Answer::Refused(Refusal::ShuttingDown)));
     assert!(world.pools.is_busy(None));
 }

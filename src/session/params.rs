@@ -264,6 +264,17 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_the_server_spells_otherwise_is_set_once() {
+        let mut server = server();
+        Arc::make_mut(&mut server.reported).set("DateStyle", "ISO, MDY");
+        let mut client = Parameters::of_client(&server.reported, [("datestyle", "ISO")]);
+        assert!(client.query_for(&server).is_some());
+        assert_eq!(client.difference(&server).to_string(), "SET DateStyle='ISO';");
+        client.adopt(&server);
+        assert_eq!(client.query_for(&server), None);
+    }
+
+    #[test]
     fn no_value_breaks_out_of_its_quotes() {
         let query = |value| client(&[("application_name", value)]).query_for(&server());
         assert_eq!(

@@ -44,6 +44,12 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Whether a client's statement names mean anything here. Without `max_prepared_statements`, in PgBouncer's way,
+    /// those it has from before do not.
+    fn knows_names(&self) -> bool {
+        self.compatibility == Compatibility::Postgres || self.tracks_names()
+    }
+
     /// Whether a client is closed for a statement name that it has not prepared, or prepares again: PgBouncer's way.
     fn closes_for_names(&self) -> bool {
         self.compatibility == Compatibility::PgBouncer && self.tracks_names()

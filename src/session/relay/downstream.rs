@@ -185,7 +185,7 @@ impl Relay {
             "transaction blocks not allowed in statement pooling mode",
         )
         .hint("Use a database entry with pool_mode = transaction.");
-        self.end(report, CloseReason::TransactionBlock, turn);
+        self.end(self.worded(report), CloseReason::TransactionBlock, turn);
     }
 
     fn complete(&mut self, header: Header) -> Result<Decision, Error> {

@@ -223,7 +223,7 @@ impl Relay {
             return self.incomplete_names(header, body.len(), turn);
         };
         let unnamed = head.statement.is_empty();
-        let found = self.names.find(head.statement).cloned();
+        let found = self.names.find(head.statement).filter(|_| self.rules.knows_names()).cloned();
         let Some(server) = &self.server else { return Handled::Decided };
         let uncertain = match unnamed {
             true => server.queue.is_unnamed_uncertain(),
@@ -302,7 +302,7 @@ impl Relay {
                 self.provide_unnamed(turn);
             }
             Some(name) => {
-                let found = self.names.find(&name).cloned();
+                let found = self.names.find(&name).filter(|_| self.rules.knows_names()).cloned();
                 if self.is_uncertain(&name, found.as_deref()) {
                     return Handled::Waits;
                 }

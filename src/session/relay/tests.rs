@@ -624,3 +624,42 @@ fn the_error_of_a_query_skips_no_unnamed_statement() {
     bench.grant(server());
     assert_eq!(tags(&bench.sent_to_server()), "PBS");
 }
+
+#[test]
+fn pgbouncers_way_closes_for_names_that_are_unknown_or_taken() {
+    let theirs = Rules { compatibility: Compatibility::PgBouncer, ..TRANSACTION };
+    let parse = (b'P', &b"a\0select 1\0\0\0"[..]);
+    for (name, sent, passed_on) in [
+        ("unknown in Bind", messages(&[(b'B', b"\0a\0\0\0\0\0\0\0"), (b'S', b"")]), ""),
+        ("unknown in Describe", messages(&[(b'D', b"Sa\0"), (b'S', b"")]), ""),
+        ("taken", messages(&[parse, parse, (b'S', b"")]), "P"),
+    ] {
+        for rules in [theirs, TRANSACTION] {
+            let mut bench = Bench::new(rules);
+            bench.client(&sent);
+            bench.grant(server());
+            let closes = matches!(bench.relay.closing(), Some(Closing::Told(report)) if report.sqlstate == SqlState::PROTOCOL_VIOLATION);
+            assert_eq!(closes, rules == theirs, "{name}");
+            if !closes {
+                assert!(tags(&bench.sent_to_server()).starts_with(passed_on), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_smaller_limit_takes_more_than_one_statement_off_a_server() {
+    let mut bench = Bench::new(TRANSACTION);
+    let parse = |name: char| format!("{name}\0select '{name}'\0\0\0").into_bytes();
+    let all: Vec<_> = ['a', 'b', 'c'].map(parse).into();
+    let batch: Vec<(u8, &[u8])> = all.iter().map(|it| (b'P', &it[..])).chain([(b'S', &b""[..])]).collect();
+    bench.client(&messages(&batch));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), (b'1', b""), (b'1', b""), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    bench.rules.prepared_max = 2;
+    bench.client(&messages(&[(b'P', &parse('d')), (b'S', b"")]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "CCPS");
+}
