@@ -82,6 +82,15 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
     let log = Log::start(&config.settings, console).map_err(|it| Failure::of("log", it))?;
     let tls = Tls::of(&config.settings).map_err(|it| Failure::of("TLS setup failed", it))?;
     tls.notes().for_each(|note| tracing::warn!("{note}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|it| Failure::of("cannot start", it))?;
+    // Before anybody can connect: whoever sees the port open may send a signal.
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::catch().map_err(|it| Failure::of("cannot catch signals", it))?
+    };
     let bound = listen::bind(&config.settings).map_err(|error| match error.hint() {
         Some(hint) => Failure(format!("{error}\n  hint: {hint}")),
         None => Failure(error.to_string()),
@@ -95,12 +104,8 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
     let admin = process.admin();
     let threads =
         Workers::start(&process, &admin, &openings).map_err(|it| Failure::of("cannot start workers", it))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|it| Failure::of("cannot start", it))?;
     let serving = Serving { process, admin, reloader, threads: &threads };
-    let result = LocalSet::new().block_on(&runtime, serving.run(bound, control));
+    let result = LocalSet::new().block_on(&runtime, serving.run(bound, signals, control));
     threads.stop();
     drop(pidfile);
     result
@@ -123,8 +128,7 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    async fn run(self, bound: Vec<Bound>, control: Control) -> Result<(), Failure> {
-        let signals = Signals::catch().map_err(|it| Failure::of("cannot catch signals", it))?;
+    async fn run(self, bound: Vec<Bound>, signals: Signals, control: Control) -> Result<(), Failure> {
         let listeners = serve_all(bound).map_err(|it| Failure::of("cannot listen", it))?;
         self.start_http()?;
         let process = &self.process;
