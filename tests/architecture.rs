@@ -231,7 +231,8 @@ fn order_violations(module: &str, code: &str) -> Vec<String> {
 
 /// Lines, with a `use` over several lines as one.
 fn statements(code: &str) -> Vec<(usize, String)> {
-    let (mut found, mut open): (Vec<(usize, String)>, Option<(usize, String)>) = (Vec::new(), None);
+    let mut found: Vec<(usize, String)> = Vec::new();
+    let mut open: Option<(usize, String)> = None;
     for (number, line) in numbered(code) {
         let starts_use = line.trim_start().trim_start_matches("pub ").starts_with("use ");
         let (start, mut text) = match open.take() {

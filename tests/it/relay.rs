@@ -307,25 +307,26 @@ fn large_objects_work_by_function_call() {
     client.query("ROLLBACK");
 }
 
+/// Sends pipelines that are marked as this client's, and looks at the mark of every answer.
+fn send_marked_pipelines(mut raw: Raw, client: usize) {
+    const PARTS: usize = 5;
+    for round in 0..30 {
+        let mark = |part: usize| format!("{client}-{round}-{part}");
+        let one = |part: usize| [extended("SELECT $1::text", &[Some(&mark(part))]), sync()].concat();
+        raw.send(&(0..PARTS).flat_map(one).collect::<Vec<_>>());
+        for part in 0..PARTS {
+            assert_eq!(rows(&raw.ready()), [[Some(mark(part))]]);
+        }
+    }
+}
+
 #[test]
 fn many_clients_with_pipelines_get_their_own_answers() {
     let pooler = Setup::of(Cluster::shared()).set("default_pool_size", "3").start();
     let address = pooler.address();
     std::thread::scope(|scope| {
         for client in 0..20 {
-            scope.spawn(move || {
-                let mut raw = Raw::connect(address, "app", "app");
-                for round in 0..30 {
-                    let mark = format!("{client}-{round}");
-                    let one = |part: usize| {
-                        [extended("SELECT $1::text", &[Some(&format!("{mark}-{part}"))]), sync()]
-                    };
-                    raw.send(&(0..5).flat_map(one).collect::<Vec<_>>().concat());
-                    for part in 0..5 {
-                        assert_eq!(rows(&raw.ready()), [[Some(format!("{mark}-{part}"))]]);
-                    }
-                }
-            });
+            scope.spawn(move || send_marked_pipelines(Raw::connect(address, "app", "app"), client));
         }
     });
 }

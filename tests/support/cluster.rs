@@ -138,14 +138,6 @@ impl Cluster {
         place::signal(self.server.as_ref().expect("it runs").pid, signal);
     }
 
-    /// Adds lines to `postgresql.conf` and has the server read it again.
-    pub fn reconfigure(&self, lines: &str) {
-        let path = self.directory.join("data/postgresql.conf");
-        let old = fs::read_to_string(&path).expect("the cluster has its configuration");
-        place::write(&path, &format!("{old}\n{lines}\n"));
-        self.execute("SELECT pg_reload_conf()");
-    }
-
     /// The directory with its unix socket.
     pub fn socket_directory(&self) -> &Path {
         &self.directory
@@ -187,11 +179,6 @@ impl Cluster {
     /// A table name, application name or the like that no other test uses.
     pub fn unique(&self, stem: &str) -> String {
         format!("{stem}_{}", place::free_port())
-    }
-
-    /// What `psql` must be told to come straight here.
-    pub fn dsn(&self, database: &str, user: &str) -> String {
-        format!("host=127.0.0.1 port={} dbname={database} user={user}", self.port)
     }
 }
 

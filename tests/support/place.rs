@@ -28,15 +28,6 @@ fn service_user() -> Option<(u32, u32)> {
     })
 }
 
-/// The name of the operating-system user that servers (and so unix-socket clients started by [`command`]) run as.
-pub fn service_user_name() -> String {
-    let uid = service_user().map_or_else(|| rustix::process::getuid().as_raw(), |(uid, _)| uid);
-    let passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd is readable");
-    let has_uid = |line: &&str| line.split(':').nth(2) == Some(&uid.to_string());
-    let line = passwd.lines().find(has_uid).expect("the user is in /etc/passwd");
-    line.split(':').next().expect("a line has a first field").to_owned()
-}
-
 /// A command that will run as the servers' user, without the settings of the caller's own PostgreSQL.
 pub fn command(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new(program.as_ref());

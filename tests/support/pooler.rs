@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -81,12 +81,6 @@ impl Setup {
     /// A setting of `[pgweir]`, its value in TOML.
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Takes a setting of the default configuration away.
-    pub fn unset(mut self, name: &str) -> Self {
-        self.settings.remove(name);
         self
     }
 
@@ -333,16 +327,6 @@ impl Pooler {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS is there");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-    }
-
-    /// What drivers must be told to come here, as a URL.
-    pub fn url(&self, database: &str, user: &str) -> String {
-        format!("postgresql://{user}@127.0.0.1:{}/{database}", self.port)
-    }
-
-    /// What `psql` must be told to come here.
-    pub fn dsn(&self, database: &str, user: &str) -> String {
-        format!("host=127.0.0.1 port={} dbname={database} user={user}", self.port)
     }
 }
 
