@@ -1,6 +1,6 @@
 //! What an operator sees and says: the console, and health and metrics over HTTP.
 //!
-//! Owns the console's conversation, its tables, and the metrics. It changes nothing itself: it reads a [`View`] of the
+//! Owns the console's conversation, its tables, and the metrics. It changes nothing itself: it reads a `View` of the
 //! process and sends each command that changes something as an [`Order`] to `app`. The one exception is KILL_CLIENT,
 //! which is a word to one client's entry on the roster.
 //!

@@ -1,7 +1,7 @@
 //! The tokio driver of one client's relay: it moves bytes between sockets and pipes and does what the relay asks.
 //!
 //! One task drives both sockets of a conversation, so that nothing stands between a query and its answer but two
-//! reads and two writes. It waits in one place, [`Driver::poll`], on everything at once; whatever is ready is taken in
+//! reads and two writes. It waits in one place, `Driver::poll`, on everything at once; whatever is ready is taken in
 //! turn, and neither side can hold up the other. All that a message means is the relay's business.
 //!
 //! Invariant: a lease leaves the driver only with the relay's verdict on its server, or by being closed.
