@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgweir::config::PoolMode;
+use pgweir::config::{Compatibility, PoolMode};
 use pgweir::prepared::Registry;
 use pgweir::session::Relay;
 use pgweir::session::params::{Parameters, Values};
@@ -91,7 +91,9 @@ struct Bench {
 pub fn relay(data: &[u8]) {
     let Some((first, mut script)) = data.split_first() else { return };
     let mode = [PoolMode::Transaction, PoolMode::Statement, PoolMode::Session][usize::from(first % 3)];
-    let rules = Rules { mode, prepared_max: usize::from(first / 64), simple_queries: first & 4 == 0 };
+    let compatibility = if first & 16 == 0 { Compatibility::Postgres } else { Compatibility::PgBouncer };
+    let prepared_max = usize::from(first / 64);
+    let rules = Rules { mode, prepared_max, simple_queries: first & 4 == 0, compatibility };
     let values: Arc<Values> = Arc::new([("TimeZone", "UTC"), ("application_name", "")].into_iter().collect());
     let wanted = if first & 8 == 0 { None } else { Some(("application_name", "me")) };
     let parameters = Parameters::of_client(&values, wanted);
