@@ -92,7 +92,8 @@ impl Modes {
             [("transaction", &self.transaction), ("turns", &self.turns), ("session", &self.session)]
         {
             if let Some(difference) = difference(&play(pooler.app(), script), &direct) {
-                self.differences.push(format!("{name}, {mode} mode: {difference}"));
+                self.differences
+                    .push(format!("{name}, {mode} mode: {difference}\n  script:\n{}", describe(script)));
             }
         }
     }
@@ -103,6 +104,28 @@ impl Modes {
         let count = self.differences.len();
         assert!(count == 0, "{count} differences\n{}", self.differences.join("\n"));
     }
+}
+
+/// A script as text, a line a message.
+fn describe(script: &[Step]) -> String {
+    let mut text = String::new();
+    for step in script {
+        match step {
+            Send(bytes) => {
+                let mut rest = &bytes[..];
+                while let [tag, a, b, c, d, ..] = *rest {
+                    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+                    let body = rest.get(5..=length).unwrap_or_default();
+                    let body: String = body.escape_ascii().to_string().chars().take(100).collect();
+                    writeln!(text, "    {} {body}", char::from(tag)).unwrap();
+                    rest = rest.get(1 + length..).unwrap_or_default();
+                }
+            }
+            Until(tag) => writeln!(text, "    (until {})", char::from(*tag)).unwrap(),
+            End => writeln!(text, "    (until the end)").unwrap(),
+        }
+    }
+    text
 }
 
 /// The first line in which two answers differ, with the lines before it.
