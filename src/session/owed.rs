@@ -247,10 +247,14 @@ impl Queue {
         // A Close that is skipped leaves what there was.
         let kept = |it: &&Owed| it.reply == Reply::CloseUnnamed && it.fate == Fate::Pass;
         let skipped = || self.due.iter().take(end).filter(changes).filter(|it| !kept(it));
-        match skipped().any(|it| it.fate != Fate::Swallow) {
-            true => SkipsUnnamed::Statement,
-            false if skipped().next().is_some() => SkipsUnnamed::Provision,
-            false => SkipsUnnamed::No,
+        let of_client = skipped().filter(|it| it.fate != Fate::Swallow).count();
+        // A Parse that fails has dropped what there was; one that is merely skipped has not.
+        let failed = self.due.front().is_some_and(|it| it.reply.changes_unnamed());
+        match of_client {
+            0 if skipped().next().is_none() => SkipsUnnamed::No,
+            0 => SkipsUnnamed::Provision,
+            1 if !failed => SkipsUnnamed::Newest,
+            _ => SkipsUnnamed::Statement,
         }
     }
 
@@ -347,7 +351,9 @@ pub enum SkipsUnnamed {
     No,
     /// It does not get the one that the client has.
     Provision,
-    /// It does not get a new one of the client.
+    /// It does not get the client's newest, and keeps the one before it.
+    Newest,
+    /// It does not get a new one of the client, and the one before is gone or not known.
     Statement,
 }
 

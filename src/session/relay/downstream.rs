@@ -277,6 +277,7 @@ impl Relay {
         match server.queue.skips_unnamed() {
             SkipsUnnamed::No => {}
             SkipsUnnamed::Provision => self.unnamed.here = false,
+            SkipsUnnamed::Newest => self.unnamed.go_back(),
             // The server has none, an older one, or another client's.
             SkipsUnnamed::Statement => self.unnamed.forget(),
         }

@@ -55,12 +55,36 @@ pub(super) struct Unnamed {
     kept: bool,
     /// What it leaves behind when executed.
     residue: Residue,
+    /// The one before it: it comes back if the Parse of this one is skipped.
+    before: Before,
+}
+
+/// What is kept of an earlier unnamed statement.
+#[derive(Debug, Default)]
+struct Before {
+    copy: Copy,
+    kept: bool,
+    residue: Residue,
 }
 
 impl Unnamed {
+    /// Another one is about to take its place.
+    fn step(&mut self) {
+        std::mem::swap(&mut self.copy, &mut self.before.copy);
+        (self.before.kept, self.before.residue) = (self.kept, self.residue);
+    }
+
+    /// The one before it is the client's again.
+    pub(super) fn go_back(&mut self) {
+        std::mem::swap(&mut self.copy, &mut self.before.copy);
+        (self.kept, self.residue) = (self.before.kept, self.before.residue);
+        (self.here, self.before.kept) = (false, false);
+    }
+
     /// There is none any longer.
     pub(super) fn forget(&mut self) {
         (self.here, self.kept, self.residue) = (false, false, Residue::NONE);
+        self.before.kept = false;
     }
 }
 
@@ -106,10 +130,12 @@ impl Relay {
     }
 
     fn parse_unnamed(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
-        self.unnamed.residue = match self.judge_text(header, |body| text_after_name(body), turn) {
+        let residue = match self.judge_text(header, |body| text_after_name(body), turn) {
             Ok(residue) => residue,
             Err(handled) => return handled,
         };
+        self.unnamed.step();
+        self.unnamed.residue = residue;
         let undecided = self.up.undecided();
         let whole = undecided.get(HEADER..header.total());
         let unnamed = &mut self.unnamed;
