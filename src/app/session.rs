@@ -11,20 +11,21 @@ use tracing::Instrument as _;
 use super::process::Process;
 use super::workers::Arrival;
 use crate::admin::{self, Access, Admin, console_pool};
-use crate::client::Worker;
+use crate::cancel;
 use crate::client::drive::{Driver, Parts};
 use crate::client::login::{Admitted, ConsoleRole, Destination, House, Lobby, LoggedIn, Welcome, Welcomed};
 use crate::client::patience::{self, Situation};
 use crate::client::refusal::Refusal;
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
+use crate::client::{Seat, Worker};
 use crate::config::{ClientSettings, Config};
-use crate::ids::{DatabaseName, PoolKey};
+use crate::ids::{DatabaseName, PoolKey, WorkerId};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, PoolClient};
 use crate::server::ServerConn;
 use crate::session::params::{Parameters, Values};
 use crate::session::relay::{Activity, Relay, Rules};
 use crate::stats::{ClientConnected, ClientEntry, ClientLogin, Replication, client_event, client_span};
-use crate::wire::Report;
+use crate::wire::{CancelKey, Report};
 
 /// How long `auth_query` may take: as a login's other steps, it must not keep a server for ever.
 const AUTH_QUERY_MAX: Duration = Duration::from_secs(30);
@@ -48,25 +49,41 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
         ClientConnected { id, worker: worker.id, peer: peer.on_roster(port), local: local.on_roster(port) };
     let seat = process.roster.client(connected, Instant::now());
     let entry = Arc::clone(seat.entry());
-    let lobby = process.lobby(&entry);
+    // Each step of the login is boxed: a session that lasts does not keep the memory of those that are over.
     let span = client_span(id, &entry.connected.peer);
-    match lobby.admit(stream).instrument(span.clone()).await {
+    let lobby = process.lobby(&entry);
+    let admitted = Box::pin(lobby.admit(stream).instrument(span.clone())).await;
+    drop(lobby);
+    match admitted {
         Ok(Admitted::Cancel { key, stream }) => {
-            let (begun, config) = (Instant::now(), process.config.load_full());
-            let limit = config.settings.cancel_wait_timeout;
-            let served = process.cancels.serve(&key, &process.connector, worker.id, limit).await;
-            if config.settings.log_disconnections {
-                let age = begun.elapsed().as_secs();
-                span.in_scope(|| tracing::info!("closing because: {served} (age={age}s)"));
-            }
+            Box::pin(carry_cancel(&process, worker.id, &key).instrument(span)).await;
             drop(stream);
         }
-        Ok(Admitted::Client(client)) => match client.destination.clone() {
-            Destination::Console(role) => console(&process, &admin, entry, *client, role).await,
-            Destination::Pool(key) => pooled(&process, worker, entry, *client, &key).await,
-        },
+        Ok(Admitted::Client(client)) => {
+            drop(span);
+            match client.destination.clone() {
+                Destination::Console(role) => Box::pin(console(&process, &admin, entry, *client, role)).await,
+                Destination::Pool(key) => {
+                    let begun = Box::pin(begin(&process, worker, entry, *client, &key)).await;
+                    drop(key);
+                    if let Some(session) = begun {
+                        session.driver.run().await;
+                    }
+                }
+            }
+        }
         // It has been told and the log has it.
         Err(_) => {}
+    }
+}
+
+async fn carry_cancel(process: &Process, worker: WorkerId, key: &CancelKey) {
+    let (begun, config) = (Instant::now(), process.config.load_full());
+    let served =
+        process.cancels.serve(key, &process.connector, worker, config.settings.cancel_wait_timeout).await;
+    if config.settings.log_disconnections {
+        let age = begun.elapsed().as_secs();
+        tracing::info!("closing because: {served} (age={age}s)");
     }
 }
 
@@ -188,20 +205,29 @@ async fn console(
     }
 }
 
-async fn pooled(
+/// A client's conversation, and what is its own for as long as it lasts.
+struct Session {
+    driver: Driver,
+    _seat: Seat,
+    _ticket: cancel::Registration,
+    _pool: PoolClient,
+}
+
+/// Takes a client that has logged in to where its conversation begins.
+async fn begin(
     process: &Process,
     worker: Rc<Worker>,
     entry: Arc<ClientEntry>,
     client: LoggedIn,
     key: &PoolKey,
-) {
+) -> Option<Session> {
     process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
     let welcome = match welcome_of(process, &pool, &entry, &client).await {
         Ok(welcome) => welcome,
         Err(refusal) => {
             client.refuse(refusal).await;
-            return;
+            return None;
         }
     };
     entry.claims(client.database.clone(), client.user.clone());
@@ -216,7 +242,7 @@ async fn pooled(
     let parameters = Parameters::of_client(&welcome, wanted);
     entry.set_application_name(parameters.reported.value("application_name").map(Arc::from));
     let claim = Claim::new(Arc::clone(&entry));
-    let Ok(ticket) = process.cancels.mint(client.minor, claim.caller()) else { return };
+    let Ok(ticket) = process.cancels.mint(client.minor, claim.caller()) else { return None };
     let rules = rules(process, &pool);
     let told: Vec<(String, String)> =
         parameters.reported.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -227,12 +253,15 @@ async fn pooled(
         notice: config.settings.login_notify_message.as_deref(),
     };
     match client.welcome(&greeting).await {
-        Err(end) => client_event!(info, entry, "closing because: {end}"),
-        Ok(Welcomed { stream, input, seat: _seat }) => {
+        Err(end) => {
+            client_event!(info, entry, "closing because: {end}");
+            None
+        }
+        Ok(Welcomed { stream, input, seat }) => {
             pool.stats().cell(worker.id).client_login();
             let relay = Relay::new(rules, parameters, Instant::now()).with_start(start);
             let parts = Parts { client: stream, input, claim, pool: Arc::clone(&pool), relay };
-            Driver::new(worker, parts).run().await;
+            Some(Session { driver: Driver::new(worker, parts), _seat: seat, _ticket: ticket, _pool: pool })
         }
     }
 }
