@@ -32,6 +32,11 @@ impl Rng {
         self.below(times) == 0
     }
 
+    /// One of these words.
+    pub fn word<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[self.below(words.len())]
+    }
+
     pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }

@@ -98,7 +98,7 @@ enum Token<'a> {
 
 /// The statements of a text; `Err`: a syntax error.
 pub fn parse(text: &str) -> Result<Vec<Statement>, String> {
-    split(text).into_iter().filter(|it| !blank(it)).map(|it| statement(it)).collect()
+    split(text).into_iter().filter(|it| !blank(it)).map(statement).collect()
 }
 
 fn blank(text: &str) -> bool {
@@ -137,8 +137,8 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
             continue;
         }
         let Some(first) = rest.chars().next() else { return out };
-        let (token, used) = if rest.starts_with("E'") {
-            string(&rest[2..], true, 2)
+        let (token, used) = if let Some(escaped) = rest.strip_prefix("E'") {
+            string(escaped, true, 2)
         } else if first == '\'' {
             string(&rest[1..], false, 1)
         } else if first.is_ascii_alphanumeric() || matches!(first, '_' | '$') {

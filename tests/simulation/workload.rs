@@ -59,13 +59,13 @@ impl Workload {
         let mut start: Vec<(String, String)> = Vec::new();
         let mut add = |name: &str, value: &str| start.push((name.to_owned(), value.to_owned()));
         if rng.one_in(3) {
-            add("application_name", *rng.pick(&["psql", "it's \\ a 'name'", "größe\n2", "a;b--c/*"]));
+            add("application_name", rng.word(&["psql", "it's \\ a 'name'", "größe\n2", "a;b--c/*"]));
         }
         if rng.one_in(4) {
-            add("TimeZone", *rng.pick(&["CET", "UTC", "EST"]));
+            add("TimeZone", rng.word(&["CET", "UTC", "EST"]));
         }
         if rng.one_in(5) {
-            add("work_mem", *rng.pick(&["1MB", "64kB"]));
+            add("work_mem", rng.word(&["1MB", "64kB"]));
         }
         let hurries = rng.one_in(3);
         Self {
@@ -215,7 +215,7 @@ impl Draft<'_> {
     }
 
     fn name(&mut self) -> &'static str {
-        *self.rng.pick(&["s0", "s1", "s2", "s3"])
+        self.rng.word(&["s0", "s1", "s2", "s3"])
     }
 
     /// What follows is about named statements, which may not outlive a transaction.
