@@ -173,7 +173,15 @@ pub fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
     if let Some(dir) = settings.unix_socket_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
         bound.push(bind_unix(&dir.join(format!(".s.PGSQL.{port}")), settings)?);
     }
-    if bound.is_empty() { Err(ListenError::Nowhere) } else { Ok(bound) }
+    if bound.is_empty() {
+        return Err(ListenError::Nowhere);
+    }
+    // TCP last: whoever finds a port open finds everything else there too.
+    if let Err(error) = bound.iter().try_for_each(|it| it.listen_if_tcp(settings)) {
+        bound.iter().for_each(|it| remove_file_of(&it.place));
+        return Err(error);
+    }
+    Ok(bound)
 }
 
 fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
@@ -203,7 +211,6 @@ fn bind_tcp(address: SocketAddr, settings: &Settings) -> Result<Bound, ListenErr
     }
     TcpOptions::of(settings).apply_buffers(&socket).map_err(at("tcp_socket_buffer"))?;
     socket.bind(&address.into()).map_err(at("bind"))?;
-    socket.listen(backlog(settings)).map_err(at("listen"))?;
     let given = socket.local_addr().ok().and_then(|it| it.as_socket()).unwrap_or(address);
     Ok(Bound { socket, place: Place::Tcp(given) })
 }
@@ -289,6 +296,14 @@ fn group(name: &str) -> Option<Gid> {
 }
 
 impl Bound {
+    fn listen_if_tcp(&self, settings: &Settings) -> Result<(), ListenError> {
+        if !matches!(self.place, Place::Tcp(_)) {
+            return Ok(());
+        }
+        let refused = |source| ListenError::Refused { place: self.place.clone(), step: "listen", source };
+        self.socket.listen(backlog(settings)).map_err(refused)
+    }
+
     /// Takes over a socket that listens already: from the process before, or from the service manager.
     ///
     /// Errors: it is no such socket.
@@ -363,11 +378,16 @@ impl Listener {
 
     /// Closes it and removes a unix socket's file: at the end of a process that nobody follows.
     pub fn remove(self) {
-        if let Place::Unix(path) = &self.place
-            && path.as_os_str().as_encoded_bytes().first() != Some(&b'@')
-        {
-            let _ = std::fs::remove_file(path);
-        }
+        remove_file_of(&self.place);
+    }
+}
+
+/// Removes the file of a unix socket, if there is one.
+fn remove_file_of(place: &Place) {
+    if let Place::Unix(path) = place
+        && path.as_os_str().as_encoded_bytes().first() != Some(&b'@')
+    {
+        let _ = std::fs::remove_file(path);
     }
 }
 
