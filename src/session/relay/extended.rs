@@ -18,7 +18,7 @@ use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{BindHead, Parse, Target, tag};
 use crate::wire::limits::{NAME_BYTES_MAX, PARSE_BYTES_MAX};
-use crate::wire::{Header, Report, SqlState, TxStatus, encode};
+use crate::wire::{Error, Header, Report, SqlState, TxStatus, encode};
 
 /// An unnamed Parse is always kept for a later batch up to this size.
 const UNNAMED_KEPT_BYTES_MAX: usize = 4 * 1024;
@@ -101,9 +101,14 @@ pub(super) enum Handled {
 
 impl Relay {
     pub(super) fn parse(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
-        let body = &self.up.undecided()[HEADER..];
+        let undecided = self.up.undecided();
+        let body = &undecided[HEADER..header.total().min(undecided.len())];
         // One byte tells the unnamed statement from the others.
         match body.first() {
+            None if header.body == 0 => {
+                self.violated(invalid(&Error::Broken("Parse")), turn);
+                return Handled::Decided;
+            }
             None => return Handled::NeedsMore(HEADER + 1),
             Some(0) => return self.parse_unnamed(header, turn),
             Some(_) => {}

@@ -663,3 +663,11 @@ fn a_smaller_limit_takes_more_than_one_statement_off_a_server() {
     bench.grant(held);
     assert_eq!(tags(&bench.sent_to_server()), "CCPS");
 }
+
+#[test]
+fn a_parse_without_a_body_is_broken() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b""), (b'\0', b"")]));
+    bench.grant(server());
+    assert!(matches!(bench.relay.closing(), Some(Closing::Told(_))));
+}
