@@ -462,7 +462,8 @@ impl Relay {
     /// Takes the server off the client where it may go back.
     fn release_if_done(&mut self) {
         let Some(server) = &self.server else { return };
-        let leaves = self.rules.mode != PoolMode::Session || self.presence != Presence::Here;
+        let leaves =
+            self.rules.mode != PoolMode::Session || self.presence != Presence::Here || self.closing.is_some();
         let drained = self.up.ready() == 0
             && self.up_rest.bytes == 0
             && self.down_rest.bytes == 0

@@ -165,11 +165,14 @@ impl Client {
 
     /// The pooler has closed the connection.
     pub fn closed(&mut self) -> Result<(), String> {
-        if self.terminated || self.doomed.is_some() {
-            self.ended = true;
-            return Ok(());
+        let all_heard = self.is_settled();
+        self.ended = true;
+        match (self.doomed, self.terminated) {
+            (Some(_), _) => Ok(()),
+            (None, false) => Err(format!("client {} was disconnected for no reason", self.id)),
+            (None, true) if all_heard => Ok(()),
+            (None, true) => Err(format!("client {} was disconnected before all was answered", self.id)),
         }
-        Err(format!("client {} was disconnected for no reason", self.id))
     }
 
     fn hear(&mut self, message: &Message) -> Result<(), String> {

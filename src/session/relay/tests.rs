@@ -663,3 +663,89 @@ fn a_smaller_limit_takes_more_than_one_statement_off_a_server() {
     bench.grant(held);
     assert_eq!(tags(&bench.sent_to_server()), "CCPS");
 }
+
+#[test]
+fn a_client_whose_settings_are_refused_leaves_its_server_in_session_mode_too() {
+    for mode in [PoolMode::Session, PoolMode::Transaction] {
+        let mut bench = Bench::new(Rules { mode, ..TRANSACTION });
+        bench.relay.parameters = Parameters::of_client(&reported(), [("work_mem", "much")]);
+        bench.client(&message(b'Q', b"select 1\0"));
+        bench.grant(server());
+        assert_eq!(tags(&bench.sent_to_server()), "Q");
+        bench.server(&messages(&[(b'E', b"SERROR\0C22023\0Minvalid value\0\0"), IDLE]));
+        assert_eq!(tags(&bench.sent_to_client()), "E");
+        assert!(bench.relay.take_released().is_some(), "{mode:?}");
+    }
+}
+
+#[test]
+fn a_sync_after_copy_data_that_was_sent_too_early_is_not_dropped() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'E', b"\0\0\0\0\0"), (b'd', b"row\n"), (b'c', b"")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "Edc");
+    bench.server(&message(b'G', b"\0\0\0"));
+    bench.client(&message(b'S', b""));
+    assert_eq!(tags(&bench.sent_to_server()), "S");
+    bench.server(&messages(&[(b'C', b"COPY 1\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "GCZ");
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn a_query_may_copy_twice() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'Q', b"copy t from stdin;copy t from stdin\0"), (b'c', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'G', b"\0\0\0"), (b'C', b"COPY 0\0"), (b'G', b"\0\0\0")]));
+    bench.client(&message(b'S', b""));
+    assert_eq!(tags(&bench.sent_to_server()), "", "COPY mode ignores it");
+    bench.client(&message(b'c', b""));
+    assert_eq!(tags(&bench.sent_to_server()), "c");
+    bench.server(&messages(&[(b'C', b"COPY 0\0"), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn what_is_left_anew_after_a_discard_is_cleaned() {
+    let bench_of = |text: &[u8], answer: &[(u8, &[u8])]| {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&message(b'Q', text));
+        bench.grant(server());
+        bench.sent_to_server();
+        bench.server(&messages(answer));
+        bench
+    };
+    let both: &[(u8, &[u8])] = &[(b'C', b"DISCARD TEMP\0"), (b'C', b"CREATE TABLE\0"), IDLE];
+    let mut bench = bench_of(b"discard temp;create temp table t (a int)\0", both);
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Clean(_, Residue::TEMPORARY)), "{verdict:?}");
+    // A rollback brings back what was discarded.
+    let begun: &[(u8, &[u8])] = &[(b'C', b"CREATE TABLE\0"), (b'C', b"BEGIN\0"), (b'Z', b"T")];
+    let mut bench = bench_of(b"create temp table t (a int);begin\0", begun);
+    bench.client(&message(b'Q', b"discard temp\0"));
+    bench.server(&messages(&[(b'C', b"DISCARD TEMP\0"), (b'Z', b"T")]));
+    bench.client(&message(b'Q', b"rollback\0"));
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"ROLLBACK\0"), IDLE]));
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Clean(_, Residue::TEMPORARY)), "{verdict:?}");
+    let alone: &[(u8, &[u8])] = &[(b'C', b"DISCARD ALL\0"), IDLE];
+    let mut bench = bench_of(b"discard all\0", alone);
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Reuse(_)), "{verdict:?}");
+}
+
+#[test]
+fn a_function_call_may_leave_something_behind() {
+    for (oid, cleaned) in [(954u32, false), (2880, true)] {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&message(b'F', &[&oid.to_be_bytes()[..], b"\0\0\0\0\0\0"].concat()));
+        bench.grant(server());
+        bench.sent_to_server();
+        bench.server(&messages(&[(b'V', b"\0\0\0\0"), IDLE]));
+        let (_, verdict) = bench.relay.take_released().expect("done");
+        assert_eq!(matches!(verdict, Verdict::Clean(..)), cleaned, "{verdict:?}");
+    }
+}
