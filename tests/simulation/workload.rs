@@ -250,7 +250,8 @@ impl Draft<'_> {
             match self.rng.below(8) {
                 0..=2 => self.send(message::parse(name, text)),
                 3 => self.send(message::target(b'C', b'S', name)),
-                4 => self.send(message::target(b'D', b'S', name)),
+                // In a failed transaction a server can't be given what it is to describe.
+                4 if !self.workload.in_block => self.send(message::target(b'D', b'S', name)),
                 5 => {
                     let token = self.token();
                     self.send(message::parse(name, &format!("SELECT echo('{token}', 1, 5)")));

@@ -749,3 +749,28 @@ fn a_function_call_may_leave_something_behind() {
         assert_eq!(matches!(verdict, Verdict::Clean(..)), cleaned, "{verdict:?}");
     }
 }
+
+#[test]
+fn what_a_server_could_not_finish_saying_is_not_put_before_the_next_ones_words() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    bench.sent_to_client();
+    bench.client(&message(b'Q', b"select 2\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    let half = message(b'S', b"TimeZone\0CET\0");
+    bench.server(&[&messages(&[(b'C', b"SELECT 1\0"), IDLE])[..], &half[..half.len() - 1]].concat());
+    assert!(bench.relay.has_server(), "it is in the middle of a message");
+    bench.with(|relay, turn| relay.on_server_gone(turn));
+    assert!(bench.relay.take_released().is_some() && bench.relay.closing().is_none());
+    bench.sent_to_client();
+    bench.client(&message(b'Q', b"select 3\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "CZ");
+}
