@@ -328,7 +328,8 @@ impl<'t> World<'t> {
             }
         }
         let most = self.pools[process.pool].rules.prepared_max.max(1);
-        if process.backend.session.prepared.len() > most {
+        // And the one whose name is always taken.
+        if process.backend.session.prepared.len() > most + 1 {
             return Err(format!("server {backend} has more than {most} statements"));
         }
         if process.backend.is_dead() {
