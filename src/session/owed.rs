@@ -294,6 +294,11 @@ impl Queue {
         }
     }
 
+    /// True where an Execute is not answered yet.
+    pub fn executes(&self) -> bool {
+        self.due.iter().any(|it| it.reply == Reply::Execute)
+    }
+
     /// True where the client has ended the data of a COPY.
     pub fn has_copy_end(&self) -> bool {
         self.due.iter().any(|it| it.reply == Reply::CopyEnd)

@@ -775,3 +775,27 @@ fn what_a_server_could_not_finish_saying_is_not_put_before_the_next_ones_words()
     bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
     assert_eq!(tags(&bench.sent_to_client()), "CZ");
 }
+
+#[test]
+fn a_copy_whose_early_sync_went_unheard_keeps_its_server_until_the_next_one() {
+    for vanishes in [false, true] {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&messages(&[(b'E', b"\0\0\0\0\0"), (b'S', b"")]));
+        bench.grant(server());
+        assert_eq!(tags(&bench.sent_to_server()), "ES");
+        bench.server(&message(b'G', b"\0\0\0"));
+        bench.client(&message(b'c', b""));
+        assert_eq!(tags(&bench.sent_to_server()), "c");
+        if vanishes {
+            bench.with(|relay, turn| relay.on_client_gone(turn));
+        }
+        bench.server(&message(b'C', b"COPY 0\0"));
+        assert!(bench.relay.take_released().is_none(), "it is in a transaction");
+        if !vanishes {
+            bench.client(&message(b'S', b""));
+        }
+        assert_eq!(tags(&bench.sent_to_server()), "S");
+        bench.server(&message(b'Z', b"I"));
+        assert!(bench.relay.take_released().is_some());
+    }
+}

@@ -143,6 +143,8 @@ impl Relay {
             tag::FLUSH | tag::COPY_DATA => self.pass_message(header),
             tag::COPY_DONE | tag::COPY_FAIL => {
                 if !server.queue.is_empty() {
+                    // A Sync that came before has gone unheard: the batch ends with the next one.
+                    server.batch_open |= server.queue.executes();
                     server.queue.push(Reply::CopyEnd, Fate::Pass);
                 }
                 if server.copy_in == CopyIn::Receiving {
