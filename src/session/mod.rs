@@ -12,3 +12,6 @@ pub mod verdict;
 
 pub use crate::sql::residue;
 pub use relay::Relay;
+
+#[cfg(test)]
+mod tests;

@@ -294,6 +294,23 @@ impl Queue {
         }
     }
 
+    /// True where an Execute is not answered yet.
+    pub fn executes(&self) -> bool {
+        self.due.iter().any(|it| it.reply == Reply::Execute)
+    }
+
+    /// True where the client has ended the data of a COPY.
+    pub fn has_copy_end(&self) -> bool {
+        self.due.iter().any(|it| it.reply == Reply::CopyEnd)
+    }
+
+    /// The end of data that came first has been read.
+    pub fn forget_copy_end(&mut self) {
+        if let Some(end) = self.due.iter().position(|it| it.reply == Reply::CopyEnd) {
+            self.due.remove(end);
+        }
+    }
+
     /// True where a Sync went out after the statement that has begun to copy and before the end of its data: if
     /// that copy fails, nobody can tell whether the server has read it in COPY mode or will answer it.
     pub fn has_early_sync(&self) -> bool {

@@ -342,7 +342,8 @@ impl Relay {
     /// The server has closed its connection.
     pub fn on_server_gone(&mut self, turn: &mut Turn<'_>) {
         let Some(server) = self.server.take() else { return };
-        let harmless = server.is_done() && self.up.ready() == 0 && self.up_rest.bytes == 0;
+        let half_given = self.down_rest.bytes > 0 && self.down_rest.pass;
+        let harmless = server.is_done() && self.up.ready() == 0 && self.up_rest.bytes == 0 && !half_given;
         self.released = Some((server, Verdict::Close(CloseReason::ServerGone)));
         if let Some(report) = self.last_words.take() {
             // It has said why, and the client has heard it.
@@ -354,6 +355,9 @@ impl Relay {
                 .hint("Connect again; the server's log tells why it closed.");
             self.close_with(self.worded(report), turn);
         }
+        // The next server's bytes do not go on where this one's broke off.
+        self.down.discard_undecided();
+        self.down_rest = Rest::default();
     }
 
     /// The client is told this and then closed; a server on loan is closed for `reason`.
@@ -462,7 +466,8 @@ impl Relay {
     /// Takes the server off the client where it may go back.
     fn release_if_done(&mut self) {
         let Some(server) = &self.server else { return };
-        let leaves = self.rules.mode != PoolMode::Session || self.presence != Presence::Here;
+        let leaves =
+            self.rules.mode != PoolMode::Session || self.presence != Presence::Here || self.closing.is_some();
         let drained = self.up.ready() == 0
             && self.up_rest.bytes == 0
             && self.down_rest.bytes == 0

@@ -37,6 +37,10 @@ pub struct Server {
     pub(super) batch_open: bool,
     /// What must be cleaned before another client may have it.
     pub(super) residue: Residue,
+    /// What the statement that has just been executed does away with, unless it is undone.
+    pub(super) cleared: Residue,
+    /// Statements executed since the last ReadyForQuery.
+    pub(super) completed: u32,
     /// Some statement's text was not seen whole, so that command tags tell what it left.
     pub(super) tags_decide: bool,
     /// Its only statement of a name not the pooler's was made for a DEALLOCATE that is under way.

@@ -167,6 +167,15 @@ pub fn of_statement(text: &[u8], reported: impl Fn(&str) -> bool) -> Residue {
     found
 }
 
+/// What a FunctionCall of the function with this OID may leave behind. Only those for large objects are known to leave
+/// nothing: src/include/catalog/pg_proc.dat.
+pub fn of_function(oid: u32) -> Residue {
+    match oid {
+        715 | 764 | 765 | 767 | 952..=958 | 964 | 1004 | 3170..=3172 => Residue::NONE,
+        _ => Residue::SETTING | Residue::ROLE | Residue::TEMPORARY | Residue::ADVISORY,
+    }
+}
+
 /// What a command tag says about the state of a server's session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TagMeaning {

@@ -286,6 +286,7 @@ impl World<'_> {
             self.tell(peer, |relay, _| relay.abandon());
         } else {
             self.note(|| format!("client {peer} vanishes"));
+            self.cancel_what_runs(peer);
             self.leave(peer);
         }
         self.attend(peer)
@@ -303,14 +304,19 @@ impl World<'_> {
             self.refuse(peer, &report);
             return self.attend(peer);
         }
-        let Some((seat, backend)) = it.lease else { return Ok(()) };
+        self.cancel_what_runs(peer);
+        Ok(())
+    }
+
+    fn cancel_what_runs(&mut self, peer: usize) {
+        let it = &mut self.peers[peer];
+        let Some((seat, backend)) = it.lease else { return };
         if it.relay.is_busy() && self.pools[it.pool].schedule.hold(seat) {
             it.client.cancels += 1;
             let cancel = Cancel { pool: it.pool, seat, backend, client: peer };
             self.cancels.push(cancel);
             self.note(|| format!("client {peer} cancels on server {backend}"));
         }
-        Ok(())
     }
 
     /// A cancel request arrives, and PostgreSQL closes its connection.

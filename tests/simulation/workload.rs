@@ -45,12 +45,14 @@ pub struct Workload {
 }
 
 /// Texts that clients share, so that they share prepared statements.
-const SHARED: [(&str, bool); 6] = [
+const SHARED: [(&str, bool); 8] = [
     ("SELECT echo($1, 1, 20)", true),
     ("SELECT echo($1, 3, 200)", true),
     ("SELECT echo($1, 0, 0)", true),
     ("SHOW timezone", false),
     ("SHOW application_name", false),
+    ("SET work_mem TO '6MB'", false),
+    ("SET ROLE third", false),
     ("", false),
 ];
 
@@ -66,6 +68,9 @@ impl Workload {
         }
         if rng.one_in(5) {
             add("work_mem", rng.word(&["1MB", "64kB"]));
+        }
+        if rng.one_in(12) {
+            add("role", "app");
         }
         let hurries = rng.one_in(3);
         Self {
@@ -90,7 +95,8 @@ impl Workload {
         self.units -= 1;
         let mut draft = Draft { workload: self, client, rng };
         draft.unit();
-        if self.units == 0 || !self.hurries || rng.one_in(4) {
+        // The last one may be followed by Terminate at once.
+        if !self.hurries || rng.one_in(4) {
             self.settle();
         }
         Some(std::mem::take(&mut self.plan))
@@ -153,7 +159,11 @@ impl Draft<'_> {
         if self.rng.one_in(12) {
             let token = self.token();
             let suffix = if self.rng.one_in(3) { "bad" } else { "" };
-            self.send(Message::new(b'F', format!("{token}{suffix}\0").into_bytes()));
+            // `loread`, or `pg_advisory_lock`.
+            let oid: u32 = if self.workload.dirty && self.rng.one_in(2) { 2880 } else { 954 };
+            let mut body = oid.to_be_bytes().to_vec();
+            body.extend(format!("{token}{suffix}\0").bytes());
+            self.send(Message::new(b'F', body));
         }
     }
 
@@ -222,8 +232,9 @@ impl Draft<'_> {
     fn on_named_ground(&mut self) {
         if !self.workload.tracks_names && self.workload.mode != Mode::Session {
             self.on_clean_ground();
-            self.workload.dirty = true;
         }
+        // Some named statements leave something, too.
+        self.workload.dirty = true;
     }
 
     /// A batch of messages about named statements. Nothing sees to it that it makes sense.
@@ -232,10 +243,15 @@ impl Draft<'_> {
         for _ in 0..self.rng.range(1, 4) {
             let name = self.name();
             let (text, parameter) = *self.rng.pick(&SHARED);
+            if self.rng.one_in(60) {
+                let padding = "x".repeat(70_000);
+                self.send(message::parse(name, &format!("/* {padding} */ SET work_mem TO '8MB'")));
+            }
             match self.rng.below(8) {
                 0..=2 => self.send(message::parse(name, text)),
                 3 => self.send(message::target(b'C', b'S', name)),
-                4 => self.send(message::target(b'D', b'S', name)),
+                // In a failed transaction a server can't be given what it is to describe.
+                4 if !self.workload.in_block => self.send(message::target(b'D', b'S', name)),
                 5 => {
                     let token = self.token();
                     self.send(message::parse(name, &format!("SELECT echo('{token}', 1, 5)")));
@@ -260,7 +276,13 @@ impl Draft<'_> {
 
     fn unnamed_across_batches(&mut self) {
         let token = self.token();
-        self.send(message::parse("", &format!("SELECT echo('{token}', 1, 1)")));
+        let sql = match self.rng.below(4) {
+            0 => "SET work_mem TO '5MB'".to_owned(),
+            1 => "SET ROLE fourth".to_owned(),
+            _ => format!("SELECT echo('{token}', 1, 1)"),
+        };
+        self.workload.dirty = true;
+        self.send(message::parse("", &sql));
         self.send(message::target(b'D', b'S', ""));
         self.sync();
         self.workload.settle();
@@ -273,6 +295,7 @@ impl Draft<'_> {
         self.send(message::bind("", "", None));
         self.send(message::execute("", 0));
         self.sync();
+        self.workload.dirty = true;
     }
 
     fn copy_in(&mut self) {
@@ -290,9 +313,10 @@ impl Draft<'_> {
         let fails = self.rng.one_in(6);
         data.push(if fails { Message::new(b'f', *b"changed my mind\0") } else { Message::new(b'c', []) });
         let mut skip = data.len();
-        match self.rng.below(3) {
+        let way = self.rng.below(4);
+        match way {
             0 => self.send(query("COPY t FROM STDIN")),
-            way => {
+            _ => {
                 self.parse_bind("COPY t FROM STDIN");
                 self.send(message::execute("", 0));
                 data.push(message::sync());
@@ -305,7 +329,10 @@ impl Draft<'_> {
                 }
             }
         }
-        self.workload.plan.push(Item::AwaitCopy { otherwise_skip: skip });
+        // Some send their data before they know that it is wanted.
+        if !matches!(way, 0 | 3) || self.rng.one_in(2) {
+            self.workload.plan.push(Item::AwaitCopy { otherwise_skip: skip });
+        }
         data.into_iter().for_each(|it| self.send(it));
         self.workload.settle();
     }
@@ -383,7 +410,7 @@ impl Draft<'_> {
         self.on_clean_ground();
         let number = self.rng.below(3);
         let token = self.token();
-        let sql = match self.rng.below(9) {
+        let sql = match self.rng.below(14) {
             0 => "SET work_mem TO '7MB'".to_owned(),
             1 => "SET ROLE other".to_owned(),
             2 => format!("CREATE TEMP TABLE t{number} (a int)"),
@@ -396,6 +423,14 @@ impl Draft<'_> {
             5 => format!("DECLARE cursor{number} CURSOR WITH HOLD FOR SELECT 1"),
             6 => format!("PREPARE q{number} AS SELECT echo('{token}', 1, 1)"),
             7 => "SET LOCAL statement_timeout TO '1'".to_owned(),
+            8 => format!("DISCARD TEMP;CREATE TEMP TABLE t{number} (a int)"),
+            9 => format!("CLOSE ALL;DECLARE cursor{number} CURSOR WITH HOLD FOR SELECT 1"),
+            10 => format!("DEALLOCATE ALL;PREPARE q{number} AS SELECT echo('{token}', 1, 1)"),
+            11 => {
+                let padding = "x".repeat(70_000);
+                format!("SELECT echo('{token}', 1, 1) /* {padding} */;SET work_mem TO '7MB'")
+            }
+            12 => "DISCARD TEMP".to_owned(),
             // Within its session a RESET leads to the server's default, not to the client's start-up value.
             _ if self.workload.in_block || self.workload.mode == Mode::Session => {
                 "SELECT pg_advisory_lock(9)".to_owned()

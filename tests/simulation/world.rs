@@ -11,7 +11,7 @@ use pgweir::pool::schedule::{
 use pgweir::prepared::Registry;
 use pgweir::session::params::{Parameters, Values};
 use pgweir::session::pipe::Spare;
-use pgweir::session::relay::{Rules, Turn};
+use pgweir::session::relay::{Closing as RelayClosing, Rules, Turn};
 use pgweir::session::server::Server;
 use pgweir::session::verdict::{CloseReason, Verdict};
 use pgweir::session::{Relay, residue::Residue};
@@ -238,14 +238,28 @@ impl<'t> World<'t> {
                     return Ok(());
                 }
             } else if it.relay.closing().is_some() && it.relay.to_client().ready() == 0 && !it.closed {
-                it.closed = true;
-                it.client.closed()?;
-                self.note(|| format!("client {peer} is disconnected"));
-                self.leave(peer);
+                if it.relay.owes_client() {
+                    // It said Terminate, but what it asked before is answered first.
+                    return Ok(());
+                }
+                self.disconnect(peer)?;
             } else {
                 return Ok(());
             }
         }
+    }
+
+    /// The pooler closes a client's connection.
+    fn disconnect(&mut self, peer: usize) -> Step {
+        let it = &mut self.peers[peer];
+        it.closed = true;
+        it.client.closed()?;
+        self.note(|| format!("client {peer} is disconnected"));
+        // One that was told to go has no server, or one that is in the middle of saying something.
+        if self.peers[peer].relay.closing() == Some(&RelayClosing::Terminated) {
+            self.leave(peer);
+        }
+        Ok(())
     }
 
     /// The client's connection is gone.
@@ -313,7 +327,8 @@ impl<'t> World<'t> {
             }
         }
         let most = self.pools[process.pool].rules.prepared_max.max(1);
-        if process.backend.session.prepared.len() > most {
+        // And the one whose name is always taken.
+        if process.backend.session.prepared.len() > most + 1 {
             return Err(format!("server {backend} has more than {most} statements"));
         }
         if process.backend.is_dead() {
@@ -609,7 +624,7 @@ fn new_pool(rng: &mut Rng) -> Pool {
         min_size: 0,
         reserve_size: rng.below(2),
         reserve_timeout: Duration::from_millis(50),
-        server_lifetime: Duration::from_secs(3600),
+        server_lifetime: *rng.pick(&[Duration::from_secs(3600), Duration::from_millis(100), Duration::ZERO]),
         server_idle_timeout: Duration::from_secs(600),
         server_login_retry: Duration::from_millis(100),
         server_round_robin: rng.one_in(3),

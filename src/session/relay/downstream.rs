@@ -111,12 +111,17 @@ impl Relay {
             tag::COPY_IN_RESPONSE => {
                 let pass = self.place(header.tag)?;
                 if let Some(server) = &mut self.server {
-                    server.copy_in = CopyIn::Receiving;
+                    // The client may have sent all its data before it knew that it was wanted.
+                    let ended = server.queue.has_copy_end();
+                    server.copy_in = if ended { CopyIn::Ended } else { CopyIn::Receiving };
                 }
                 Ok(Decision::Give(pass))
             }
             tag => {
                 self.up.unmark();
+                if let (Some(server), tag::PORTAL_SUSPENDED) = (&mut self.server, tag) {
+                    server.cleared = Residue::NONE;
+                }
                 self.place(tag).map(Decision::Give)
             }
         }
@@ -147,6 +152,11 @@ impl Relay {
         };
         let Some(server) = &mut self.server else { return Ok(Decision::Give(false)) };
         server.status = status;
+        let cleared = std::mem::take(&mut server.cleared);
+        server.completed = 0;
+        if status == TxStatus::Idle {
+            server.residue = server.residue.without(cleared);
+        }
         let pass = if server.skipping && server.queue.is_empty() {
             // A Sync that was taken for one that COPY mode ignores: it was answered after all.
             server.skipping = false;
@@ -200,8 +210,10 @@ impl Relay {
         let placed = server.queue.place(header.tag).map_err(|_| Error::Broken("order of a server's"))?;
         if server.copy_in != CopyIn::No {
             server.copy_in = CopyIn::No;
-            if placed.reply == Reply::Execute {
-                server.queue.on_copy_in_done();
+            match placed.reply {
+                Reply::Execute => server.queue.on_copy_in_done(),
+                // The same query may copy once more.
+                _ => server.queue.forget_copy_end(),
             }
         }
         if server.tags_decide {
@@ -213,10 +225,10 @@ impl Relay {
         if meaning.deallocates_all {
             server.queue.on_deallocate_all(&mut self.names, &mut server.shelf);
         }
-        if server.queue.len() <= 1 {
-            // Nothing is under way that could leave anything anew.
-            server.residue = server.residue.without(meaning.clears);
-        }
+        // Believed once the transaction is over, if nothing else has been done or is under way that leaves it anew.
+        let alone = server.status == TxStatus::Idle && server.queue.len() <= 1 && server.completed == 0;
+        server.completed += 1;
+        server.cleared = if alone { meaning.clears } else { Residue::NONE };
         if meaning.clears.contains(Residue::SETTING) {
             server.parameters.extra = Default::default();
         } else if matches!(change, Change::Setting | Change::Reset) && !server.parameters.extra.is_empty() {
@@ -266,6 +278,7 @@ impl Relay {
         }
         self.up.unmark();
         let Some(server) = &mut self.server else { return Ok(Decision::Give(false)) };
+        server.cleared = Residue::NONE;
         if server.is_done() && self.rules.mode != PoolMode::Session {
             // It says good-bye, and the client has nothing to do with it any more.
             server.condemned = Some(CloseReason::ServerGone);

@@ -29,6 +29,9 @@ const EVICTIONS_MAX: usize = 16;
 /// Messages looked at to see whether an unnamed Parse is bound in the same batch.
 const LOOK_AHEAD_MAX: usize = 4;
 
+/// A name on servers under which no statement is ever bound: those of statements are numbered from 1.
+const TAKEN_NAME: &str = "PGWEIR_0";
+
 /// A text that is replaced again and again without another allocation.
 #[derive(Debug, Default)]
 struct Copy(Vec<u8>);
@@ -127,8 +130,7 @@ impl Relay {
             Err(error) => self.violated(invalid(&error), turn),
             Ok(parse) => {
                 let (name, size) = (Box::from(parse.name), HEADER + parse.name.len() + 1);
-                let harmless_failure = !ends_transaction(parse.text);
-                return self.parse_named(header, NamedParse { name, size, fails: harmless_failure }, turn);
+                return self.parse_named(header, NamedParse { name, size }, turn);
             }
         }
         Handled::Decided
@@ -176,45 +178,52 @@ impl Relay {
         let rest = &self.up.undecided()[parse.size..header.total()];
         let reported = |name: &str| server.parameters.reported.value(name).is_some();
         let statement = turn.registry.intern(rest, || residue_of(rest, reported));
-        let failed = server.status == TxStatus::Failed;
-        let to_be_answered_here = server.shelf.touch(&statement) == Presence::Here;
-        if (server.queue.owes_batches() && (failed || to_be_answered_here))
-            || server.queue.is_uncertain(&parse.name, Some(&statement))
+        // It can be answered here only if the server is known to accept it.
+        let known = server.shelf.touch(&statement) == Presence::Here && server.status != TxStatus::Failed;
+        if (known && server.queue.owes_batches()) || server.queue.is_uncertain(&parse.name, Some(&statement))
         {
             return Handled::Waits;
         }
         turn.stats.client_parse();
         server.batch_open = true;
-        if failed && parse.fails {
-            // In a failed transaction the server refuses it whatever its name.
-            self.send(header, Reply::Parse, turn);
-        } else if let Some(existing) = self.names.find(&parse.name).cloned() {
+        if self.names.find(&parse.name).is_some() {
             if self.rules.closes_for_names() {
                 let name = String::from_utf8_lossy(&parse.name);
                 tracing::error!("prepared statement '{name}' was already prepared");
                 self.violated(name_in_use(), turn);
                 return Handled::Decided;
             }
-            // The server itself shall say that the name is taken, so it is given one that it has.
-            self.provide(&existing, turn);
-            if let Some(server) = &mut self.server {
-                let renamed = Renamed { name: parse.name.clone(), before: Some(Arc::clone(&existing)) };
-                let undo = Undo { renamed: Some(renamed), ..Undo::default() };
-                server.queue.push_undoable(Reply::Parse, Fate::Pass, undo);
-            }
-            self.pass_parse(header, &parse, &existing, turn);
+            self.parse_taken(header, &parse, turn);
         } else {
             self.parse_new(header, parse, &statement, turn);
         }
         Handled::Decided
     }
 
+    /// A Parse whose name is taken. The server itself shall say so, and finds out whatever else is wrong with it before:
+    /// it is given a name that was just taken there, and that nobody ever binds.
+    fn parse_taken(&mut self, header: Header, parse: &NamedParse, turn: &mut Turn<'_>) {
+        self.up.insert(turn.spare, |out| {
+            encode::close_statement(out, TAKEN_NAME.as_bytes());
+            encode::parse(out, TAKEN_NAME.as_bytes(), b"\0\0\0");
+        });
+        if let Some(server) = &mut self.server {
+            server.queue.push(Reply::Close, Fate::Swallow);
+            server.queue.push(Reply::Parse, Fate::Swallow);
+            let before = self.names.find(&parse.name).cloned();
+            let undo =
+                Undo { renamed: Some(Renamed { name: parse.name.clone(), before }), ..Undo::default() };
+            server.queue.push_undoable(Reply::Parse, Fate::Pass, undo);
+        }
+        self.pass_parse(header, parse, TAKEN_NAME, turn);
+    }
+
     /// Passes a Parse on under a server's name.
-    fn pass_parse(&mut self, header: Header, parse: &NamedParse, named: &Statement, turn: &mut Turn<'_>) {
-        let body = named.name().len() + 1 + header.total() - parse.size;
+    fn pass_parse(&mut self, header: Header, parse: &NamedParse, name: &str, turn: &mut Turn<'_>) {
+        let body = name.len() + 1 + header.total() - parse.size;
         self.up.insert(turn.spare, |out| {
             put_header(out, tag::PARSE, body);
-            encode::c_str(out, named.name().as_bytes());
+            encode::c_str(out, name.as_bytes());
         });
         self.query_since.get_or_insert(turn.now);
         self.up.discard(parse.size);
@@ -232,7 +241,11 @@ impl Relay {
         let Some(server) = &mut self.server else { return };
         let before = self.names.replace(&parse.name, Some(Arc::clone(statement)));
         let renamed = Some(Renamed { name: parse.name.clone(), before });
-        let presence = server.shelf.touch(statement);
+        let presence = match server.shelf.touch(statement) {
+            // Only the server knows whether the transaction goes on before it gets there.
+            Presence::Here if server.status == TxStatus::Failed => Presence::Stale,
+            presence => presence,
+        };
         if presence == Presence::Here {
             let undo = Undo { renamed, ..Undo::default() };
             server.queue.push_undoable(Reply::Parse, Fate::Answer(encode::PARSE_COMPLETE), undo);
@@ -244,7 +257,7 @@ impl Relay {
         turn.stats.server_parse();
         let undo = Undo { renamed, parsed: Some(Arc::clone(statement)), closed: None };
         server.queue.push_undoable(Reply::Parse, Fate::Pass, undo);
-        self.pass_parse(header, &parse, statement, turn);
+        self.pass_parse(header, &parse, statement.name(), turn);
     }
 
     pub(super) fn bind(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
@@ -494,8 +507,6 @@ struct NamedParse {
     name: Box<[u8]>,
     /// Bytes of the message up to the end of its name.
     size: usize,
-    /// Refused for certain by a failed transaction.
-    fails: bool,
 }
 
 struct NamedBind {
@@ -540,16 +551,6 @@ fn is_bound_next(mut messages: &[u8]) -> bool {
     false
 }
 
-/// Whether a failed transaction may accept the statement, or that can't be told from its first word:
-/// `IsTransactionExitStmt` in src/backend/tcop/postgres.c.
-fn ends_transaction(text: &[u8]) -> bool {
-    let text = text.trim_ascii_start();
-    let end = text.iter().position(|it| !it.is_ascii_alphabetic()).unwrap_or(text.len());
-    let word = &text[..end];
-    let exits: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
-    word.is_empty() || exits.iter().any(|it| it.eq_ignore_ascii_case(word))
-}
-
 fn name_in_use() -> Report {
     Report::fatal(SqlState::DUPLICATE_PREPARED_STATEMENT, "prepared statement name is already in use")
 }
@@ -574,15 +575,5 @@ mod tests {
         assert!(!is_bound_next(b"D\0\0\0\x06S\0S\0\0\0\x04"));
         assert!(!is_bound_next(b"D\0\0\0\x06S"));
         assert!(!is_bound_next(b""));
-    }
-
-    #[test]
-    fn only_statements_that_surely_fail_are_left_to_a_failed_transaction() {
-        for text in
-            [&b"ROLLBACK"[..], b" end;", b"Commit", b"-- x\nrollback", b"", b"prepare transaction 'x'"]
-        {
-            assert!(ends_transaction(text), "{}", text.escape_ascii());
-        }
-        assert!(!ends_transaction(b"select 1"));
     }
 }

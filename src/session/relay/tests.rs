@@ -549,8 +549,9 @@ fn a_name_that_is_taken_is_refused_by_the_server_under_the_clients_name() {
     bench.client(&messages(&[(b'P', b"s\0select 2\0\0\0"), (b'S', b"")]));
     bench.grant(held);
     let sent = bench.sent_to_server();
-    assert!(sent[5..].starts_with(b"PGWEIR_1\0select 2\0"), "{}", sent.escape_ascii());
-    bench.server(&messages(&[(b'E', b"SERROR\0C42P05\0Mstatement \"PGWEIR_1\" already exists\0\0"), IDLE]));
+    assert!(memchr::memmem::find(&sent, b"PGWEIR_0\0select 2\0").is_some(), "{}", sent.escape_ascii());
+    let taken = b"SERROR\0C42P05\0Mstatement \"PGWEIR_0\" already exists\0\0";
+    bench.server(&messages(&[(b'3', b""), (b'1', b""), (b'E', taken), IDLE]));
     let answer = bench.sent_to_client();
     assert!(memchr::memmem::find(&answer, b"\"s\" already exists").is_some(), "{}", answer.escape_ascii());
     let (_, verdict) = bench.relay.take_released().expect("done");
@@ -670,4 +671,139 @@ fn a_parse_without_a_body_is_broken() {
     bench.client(&messages(&[(b'P', b""), (b'\0', b"")]));
     bench.grant(server());
     assert!(matches!(bench.relay.closing(), Some(Closing::Told(_))));
+}
+
+#[test]
+fn a_client_whose_settings_are_refused_leaves_its_server_in_session_mode_too() {
+    for mode in [PoolMode::Session, PoolMode::Transaction] {
+        let mut bench = Bench::new(Rules { mode, ..TRANSACTION });
+        bench.relay.parameters = Parameters::of_client(&reported(), [("work_mem", "much")]);
+        bench.client(&message(b'Q', b"select 1\0"));
+        bench.grant(server());
+        assert_eq!(tags(&bench.sent_to_server()), "Q");
+        bench.server(&messages(&[(b'E', b"SERROR\0C22023\0Minvalid value\0\0"), IDLE]));
+        assert_eq!(tags(&bench.sent_to_client()), "E");
+        assert!(bench.relay.take_released().is_some(), "{mode:?}");
+    }
+}
+
+#[test]
+fn a_sync_after_copy_data_that_was_sent_too_early_is_not_dropped() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'E', b"\0\0\0\0\0"), (b'd', b"row\n"), (b'c', b"")]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "Edc");
+    bench.server(&message(b'G', b"\0\0\0"));
+    bench.client(&message(b'S', b""));
+    assert_eq!(tags(&bench.sent_to_server()), "S");
+    bench.server(&messages(&[(b'C', b"COPY 1\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "GCZ");
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn a_query_may_copy_twice() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'Q', b"copy t from stdin;copy t from stdin\0"), (b'c', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'G', b"\0\0\0"), (b'C', b"COPY 0\0"), (b'G', b"\0\0\0")]));
+    bench.client(&message(b'S', b""));
+    assert_eq!(tags(&bench.sent_to_server()), "", "COPY mode ignores it");
+    bench.client(&message(b'c', b""));
+    assert_eq!(tags(&bench.sent_to_server()), "c");
+    bench.server(&messages(&[(b'C', b"COPY 0\0"), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+}
+
+#[test]
+fn what_is_left_anew_after_a_discard_is_cleaned() {
+    let bench_of = |text: &[u8], answer: &[(u8, &[u8])]| {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&message(b'Q', text));
+        bench.grant(server());
+        bench.sent_to_server();
+        bench.server(&messages(answer));
+        bench
+    };
+    let both: &[(u8, &[u8])] = &[(b'C', b"DISCARD TEMP\0"), (b'C', b"CREATE TABLE\0"), IDLE];
+    let mut bench = bench_of(b"discard temp;create temp table t (a int)\0", both);
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Clean(_, Residue::TEMPORARY)), "{verdict:?}");
+    // A rollback brings back what was discarded.
+    let begun: &[(u8, &[u8])] = &[(b'C', b"CREATE TABLE\0"), (b'C', b"BEGIN\0"), (b'Z', b"T")];
+    let mut bench = bench_of(b"create temp table t (a int);begin\0", begun);
+    bench.client(&message(b'Q', b"discard temp\0"));
+    bench.server(&messages(&[(b'C', b"DISCARD TEMP\0"), (b'Z', b"T")]));
+    bench.client(&message(b'Q', b"rollback\0"));
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"ROLLBACK\0"), IDLE]));
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Clean(_, Residue::TEMPORARY)), "{verdict:?}");
+    let alone: &[(u8, &[u8])] = &[(b'C', b"DISCARD ALL\0"), IDLE];
+    let mut bench = bench_of(b"discard all\0", alone);
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Reuse(_)), "{verdict:?}");
+}
+
+#[test]
+fn a_function_call_may_leave_something_behind() {
+    for (oid, cleaned) in [(954u32, false), (2880, true)] {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&message(b'F', &[&oid.to_be_bytes()[..], b"\0\0\0\0\0\0"].concat()));
+        bench.grant(server());
+        bench.sent_to_server();
+        bench.server(&messages(&[(b'V', b"\0\0\0\0"), IDLE]));
+        let (_, verdict) = bench.relay.take_released().expect("done");
+        assert_eq!(matches!(verdict, Verdict::Clean(..)), cleaned, "{verdict:?}");
+    }
+}
+
+#[test]
+fn what_a_server_could_not_finish_saying_is_not_put_before_the_next_ones_words() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    bench.sent_to_client();
+    bench.client(&message(b'Q', b"select 2\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    let half = message(b'S', b"TimeZone\0CET\0");
+    bench.server(&[&messages(&[(b'C', b"SELECT 1\0"), IDLE])[..], &half[..half.len() - 1]].concat());
+    assert!(bench.relay.has_server(), "it is in the middle of a message");
+    bench.with(|relay, turn| relay.on_server_gone(turn));
+    assert!(bench.relay.take_released().is_some() && bench.relay.closing().is_none());
+    bench.sent_to_client();
+    bench.client(&message(b'Q', b"select 3\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"SELECT 1\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "CZ");
+}
+
+#[test]
+fn a_copy_whose_early_sync_went_unheard_keeps_its_server_until_the_next_one() {
+    for vanishes in [false, true] {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&messages(&[(b'E', b"\0\0\0\0\0"), (b'S', b"")]));
+        bench.grant(server());
+        assert_eq!(tags(&bench.sent_to_server()), "ES");
+        bench.server(&message(b'G', b"\0\0\0"));
+        bench.client(&message(b'c', b""));
+        assert_eq!(tags(&bench.sent_to_server()), "c");
+        if vanishes {
+            bench.with(|relay, turn| relay.on_client_gone(turn));
+        }
+        bench.server(&message(b'C', b"COPY 0\0"));
+        assert!(bench.relay.take_released().is_none(), "it is in a transaction");
+        if !vanishes {
+            bench.client(&message(b'S', b""));
+        }
+        assert_eq!(tags(&bench.sent_to_server()), "S");
+        bench.server(&message(b'Z', b"I"));
+        assert!(bench.relay.take_released().is_some());
+    }
 }

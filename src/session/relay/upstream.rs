@@ -7,7 +7,7 @@ use crate::prepared::Renamed;
 use crate::session::owed::{Fate, Reply, Undo};
 use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
 use crate::session::server::CopyIn;
-use crate::wire::frame::HEADER;
+use crate::wire::frame::{Fields, HEADER};
 use crate::wire::frontend::tag;
 use crate::wire::{Error, Header, Report, SqlState, TxStatus, encode};
 
@@ -138,11 +138,13 @@ impl Relay {
                 server.batch_open = true;
                 self.send(header, Reply::Execute, turn);
             }
-            tag::FUNCTION_CALL => self.send(header, Reply::FunctionCall, turn),
+            tag::FUNCTION_CALL => return self.function_call(header, turn),
             tag::FLUSH if server.copy_in == CopyIn::Receiving => self.drop_message(header),
             tag::FLUSH | tag::COPY_DATA => self.pass_message(header),
             tag::COPY_DONE | tag::COPY_FAIL => {
                 if !server.queue.is_empty() {
+                    // A Sync that came before has gone unheard: the batch ends with the next one.
+                    server.batch_open |= server.queue.executes();
                     server.queue.push(Reply::CopyEnd, Fate::Pass);
                 }
                 if server.copy_in == CopyIn::Receiving {
@@ -153,6 +155,20 @@ impl Relay {
             tag::TERMINATE => self.closing = Some(Closing::Terminated),
             tag => self.violated(unknown(tag), turn),
         }
+        Handled::Decided
+    }
+
+    fn function_call(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
+        const OID: usize = 4;
+        let needed = header.total().min(HEADER + OID);
+        if self.up.undecided().len() < needed {
+            return Handled::NeedsMore(needed);
+        }
+        if self.rules.mode != PoolMode::Session {
+            let oid = Fields::of(&self.up.undecided()[HEADER..needed]).u32();
+            self.leave_behind(residue::of_function(oid.unwrap_or_default()));
+        }
+        self.send(header, Reply::FunctionCall, turn);
         Handled::Decided
     }
 

@@ -122,7 +122,8 @@ impl Backend {
         found.extend(
             session.changed().filter(|(name, value)| !known(name, value)).map(|it| format!("{it:?}")),
         );
-        found.extend(session.now.role.iter().map(|it| format!("role {it}")));
+        let roles = session.now.role.iter().filter(|it| !known("role", it));
+        found.extend(roles.map(|it| format!("role {it}")));
         found.extend(session.now.temporary.iter().map(|it| format!("temporary {it}")));
         found.extend(session.now.listens.iter().map(|it| format!("listen {it}")));
         found.extend(session.now.cursors.iter().map(|it| format!("cursor {it}")));
@@ -261,7 +262,10 @@ impl Backend {
         let mut fields = Fields(&message.body);
         let result = match message.tag {
             b'Q' => return self.simple(fields.text()),
-            b'F' => return self.function_call(fields.text()),
+            b'F' => {
+                let oid = fields.u32();
+                return self.function_call(oid, fields.text());
+            }
             b'S' => {
                 self.skips = false;
                 self.ready();
@@ -474,13 +478,17 @@ impl Backend {
         Ok(())
     }
 
-    fn function_call(&mut self, token: &str) -> Result<(), String> {
+    fn function_call(&mut self, oid: u32, token: &str) -> Result<(), String> {
+        const ADVISORY_LOCK: u32 = 2880;
         self.session.witness(token)?;
         if self.session.transaction == Transaction::Failed {
             self.fail(&aborted());
         } else if token.ends_with("bad") {
             self.fail(&failure("22012", format!("division by zero at {token}")));
         } else {
+            if oid == ADVISORY_LOCK {
+                self.session.locks.insert("called".into());
+            }
             let mut body = u32::try_from(token.len()).expect("tokens are short").to_be_bytes().to_vec();
             body.extend(token.bytes());
             self.emit(&Message::new(b'V', body));

@@ -82,6 +82,8 @@ pub struct Prepared {
 #[derive(Clone, Debug, Default)]
 pub struct Session {
     boot: BTreeMap<String, String>,
+    /// The role that the start-up message asked for.
+    boot_role: Option<String>,
     pub now: Transactional,
     at_start: Transactional,
     savepoints: Vec<Transactional>,
@@ -101,7 +103,9 @@ impl Session {
         let mut boot: BTreeMap<String, String> =
             DEFAULTS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         boot.extend(start.iter().map(|(name, value)| (name.to_ascii_lowercase(), canonical(name, value))));
-        Self { boot, ..Self::default() }
+        let boot_role = boot.remove("role");
+        let now = Transactional { role: boot_role.clone(), ..Transactional::default() };
+        Self { boot, boot_role, now, ..Self::default() }
     }
 
     /// A change of the configuration file, or of the server's state.
@@ -162,13 +166,18 @@ impl Session {
         let kept = |name: &String| REPORTED.iter().any(|it| it.eq_ignore_ascii_case(name));
         let mut settings = std::mem::take(&mut self.now.settings);
         settings.retain(|name, _| kept(name));
-        self.now = Transactional { settings, ..Transactional::default() };
+        let role = self.boot_role.clone();
+        self.now = Transactional { settings, role, ..Transactional::default() };
         self.locks.clear();
         self.prepared.retain(|_, it| !it.by_sql && !all_statements);
     }
 
     fn set(&mut self, name: &str, value: Option<&str>, local: bool) -> Result<(), Failure> {
         let key = name.to_ascii_lowercase();
+        if key == "role" {
+            self.now.role = value.map(str::to_owned);
+            return Ok(());
+        }
         if !self.boot.contains_key(&key) {
             let message = format!("unrecognized configuration parameter \"{name}\"");
             return Err(failure("42704", message));
@@ -301,7 +310,7 @@ impl Session {
                 command("RESET")
             }
             Statement::SetRole(role) => {
-                self.now.role.clone_from(role);
+                self.now.role = role.clone().or_else(|| self.boot_role.clone());
                 command(if role.is_none() { "RESET" } else { "SET" })
             }
             Statement::CreateTemp(name) => {
@@ -359,7 +368,7 @@ impl Session {
         if self.transaction == Transaction::Block {
             return Err(failure("25001", "DISCARD ALL cannot run inside a transaction block"));
         }
-        self.now = Transactional::default();
+        self.now = Transactional { role: self.boot_role.clone(), ..Transactional::default() };
         self.prepared.clear();
         self.locks.clear();
         command("DISCARD ALL")
