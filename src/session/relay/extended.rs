@@ -383,6 +383,7 @@ impl Relay {
         self.open_batch();
         match statement {
             Some(name) if name.is_empty() => {
+                self.clear_unnamed(turn);
                 // It is gone when the server says so: the message may be skipped.
                 self.send(header, Reply::CloseUnnamed, turn);
                 return Handled::Decided;
@@ -481,14 +482,23 @@ impl Relay {
         if self.unnamed.here || self.rules.mode == PoolMode::Session {
             return;
         }
-        if self.unnamed.kept {
-            let copy = &self.unnamed.copy;
-            self.up.insert(turn.spare, |out| encode::parse(out, b"", &copy.0));
-            server.queue.push(Reply::ParseUnnamed, Fate::Swallow);
-        } else {
-            self.up.insert(turn.spare, |out| encode::close_statement(out, b""));
-            server.queue.push(Reply::CloseUnnamed, Fate::Swallow);
+        if !self.unnamed.kept {
+            return self.clear_unnamed(turn);
         }
+        let copy = &self.unnamed.copy;
+        self.up.insert(turn.spare, |out| encode::parse(out, b"", &copy.0));
+        server.queue.push(Reply::ParseUnnamed, Fate::Swallow);
+        self.unnamed.here = true;
+    }
+
+    /// Sees to it that the server has no unnamed statement but this client's own.
+    fn clear_unnamed(&mut self, turn: &mut Turn<'_>) {
+        let Some(server) = &mut self.server else { return };
+        if self.unnamed.here || self.rules.mode == PoolMode::Session {
+            return;
+        }
+        self.up.insert(turn.spare, |out| encode::close_statement(out, b""));
+        server.queue.push(Reply::CloseUnnamed, Fate::Swallow);
         self.unnamed.here = true;
     }
 

@@ -383,6 +383,22 @@ fn an_unnamed_statement_described_first_is_still_there_to_be_bound() {
 }
 
 #[test]
+fn an_unnamed_statement_closed_in_a_later_batch_is_not_brought_back() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[(b'P', b"\0select 1\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    bench.sent_to_client();
+    bench.client(&messages(&[(b'C', b"S\0"), (b'D', b"S\0"), (b'S', b"")]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "CCDS");
+    bench.server(&messages(&[(b'3', b""), (b'3', b""), (b'E', b"SERROR\0C26000\0Mno\0\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "3EZ");
+}
+
+#[test]
 fn copy_data_that_comes_too_late_is_ignored() {
     let mut bench = Bench::new(TRANSACTION);
     bench.client(&messages(&[(b'Q', b"copy t from stdin\0"), (b'd', b"bad\n"), (b'c', b"")]));
