@@ -3,7 +3,7 @@
 //! # Modules, in the order in which they may use each other
 //!
 //! `ids`, `wire`, `sql`, `config`, `stats`, `prepared`, `session`, `auth` are pure: no sockets, tasks, clock or randomness
-//! of their own. Below them `net`, `server`, `pool`, `cancel`, `client`, `admin`, `app`, `cli` do the input and
+//! of their own. Below them `net`, `server`, `pool`, `cancel`, `client`, `admin`, `handover`, `app`, `cli` do the input and
 //! output. `tests/architecture.rs` holds this order to the code.
 //!
 //! # Invariants
@@ -41,6 +41,8 @@ pub mod cancel;
 pub mod client;
 
 pub mod admin;
+
+pub mod handover;
 
 pub mod app;
 

@@ -10,10 +10,12 @@ use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin};
 use crate::config::{self, Config};
+use crate::handover::{self, Inherited};
 use crate::net::listen::{self, Bound, Listener, Place};
 use crate::net::{TcpOptions, Tls};
 
 mod accept;
+mod daemon;
 mod log;
 mod opener;
 mod options;
@@ -50,6 +52,9 @@ impl Failure {
 
 /// Runs the pooler until it is told to stop.
 pub fn run(options: RunOptions) -> ExitCode {
+    if options.daemon && !daemon::is_in_background() {
+        return daemon::launch();
+    }
     let config = match config::load(&options.config, options.dialect) {
         Ok(loaded) => {
             loaded.notes.iter().for_each(|note| eprintln!("{note}"));
@@ -65,7 +70,7 @@ pub fn run(options: RunOptions) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(text)) => {
             tracing::error!(fatal = true, "{text}");
-            if !tracing::dispatcher::has_been_set() || options.quiet {
+            if !tracing::dispatcher::has_been_set() || options.is_silent() {
                 eprintln!("FATAL {text}");
             }
             ExitCode::FAILURE
@@ -78,8 +83,12 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
     config.settings.verbose = config.settings.verbose.max(options.verbose);
     let user = options.user.clone().or_else(|| config.settings.user.clone());
     pidfile::become_user(user.as_deref()).map_err(Failure)?;
-    let console = if options.quiet { log::Console::Silent } else { log::Console::StandardError };
+    if options.daemon {
+        prepare_background(&config)?;
+    }
+    let console = if options.is_silent() { log::Console::Silent } else { log::Console::StandardError };
     let log = Log::start(&config.settings, console).map_err(|it| Failure::of("log", it))?;
+    let inherited = handover::inherited().map_err(|it| Failure(it.to_string()))?;
     let tls = Tls::of(&config.settings).map_err(|it| Failure::of("TLS setup failed", it))?;
     tls.notes().for_each(|note| tracing::warn!("{note}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -91,10 +100,7 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
         let _entered = runtime.enter();
         Signals::catch().map_err(|it| Failure::of("cannot catch signals", it))?
     };
-    let bound = listen::bind(&config.settings).map_err(|error| match error.hint() {
-        Some(hint) => Failure(format!("{error}\n  hint: {hint}")),
-        None => Failure(error.to_string()),
-    })?;
+    let doors = Doors::open(&config, inherited)?;
     let pidfile = pidfile::PidFile::claim(config.settings.pidfile.as_deref()).map_err(Failure)?;
     let workers = worker_count(&config);
     let openings = Arc::new(opener::Openings::default());
@@ -104,11 +110,66 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
     let admin = process.admin();
     let threads =
         Workers::start(&process, &admin, &openings).map_err(|it| Failure::of("cannot start workers", it))?;
-    let serving = Serving { process, admin, reloader, threads: &threads };
-    let result = LocalSet::new().block_on(&runtime, serving.run(bound, signals, control));
+    let serving = Serving { process, admin, reloader, threads: &threads, daemon: options.daemon };
+    let result = LocalSet::new().block_on(&runtime, serving.run(doors, signals, control));
     threads.stop();
     drop(pidfile);
     result
+}
+
+/// In the background: what must be so before anything is opened.
+fn prepare_background(config: &Config) -> Result<(), Failure> {
+    if config.settings.pidfile.as_deref().is_none_or(|it| it.as_os_str().is_empty()) {
+        return Err(Failure("daemon needs pidfile configured".to_owned()));
+    }
+    if config.settings.logfile.as_deref().is_none_or(|it| it.as_os_str().is_empty())
+        && !config.settings.syslog
+    {
+        eprintln!("neither logfile nor syslog is set: nothing will be logged");
+    }
+    daemon::leave_terminal().map_err(|it| Failure::of("cannot leave the terminal", it))
+}
+
+/// Where the process can be reached.
+struct Doors {
+    clients: Vec<Bound>,
+    http: Option<Bound>,
+}
+
+impl Doors {
+    /// Those that came with the process, else those that the settings ask for.
+    fn open(config: &Config, inherited: Inherited) -> Result<Self, Failure> {
+        let settings = &config.settings;
+        let http = match inherited.http {
+            Some(bound) => Some(bound),
+            None => bind_http(config)?,
+        };
+        if inherited.clients.is_empty() {
+            let clients = listen::bind(settings).map_err(|error| match error.hint() {
+                Some(hint) => Failure(format!("{error}\n  hint: {hint}")),
+                None => Failure(error.to_string()),
+            })?;
+            return Ok(Self { clients, http });
+        }
+        if !settings.listen_addr.is_empty() {
+            tracing::warn!("sockets passed from service manager, listen_addr ignored");
+        }
+        let default = &Config::default().settings.unix_socket_dir;
+        if settings.unix_socket_dir.as_deref().is_some_and(|it| !it.as_os_str().is_empty())
+            && settings.unix_socket_dir != *default
+        {
+            tracing::warn!("sockets passed from service manager, unix_socket_dir ignored");
+        }
+        Ok(Self { clients: inherited.clients, http })
+    }
+}
+
+fn bind_http(config: &Config) -> Result<Option<Bound>, Failure> {
+    let Some(address) = config.settings.http_listen.as_deref().filter(|it| !it.is_empty()) else {
+        return Ok(None);
+    };
+    let failed = |it| Failure::of(&format!("cannot listen on http_listen {address}"), it);
+    admin::http::bind(address).map(Some).map_err(failed)
 }
 
 fn worker_count(config: &Config) -> usize {
@@ -125,12 +186,15 @@ struct Serving<'a> {
     admin: Arc<Admin>,
     reloader: Arc<Reloader>,
     threads: &'a Workers,
+    daemon: bool,
 }
 
 impl Serving<'_> {
-    async fn run(self, bound: Vec<Bound>, signals: Signals, control: Control) -> Result<(), Failure> {
-        let listeners = serve_all(bound).map_err(|it| Failure::of("cannot listen", it))?;
-        self.start_http()?;
+    async fn run(self, doors: Doors, signals: Signals, control: Control) -> Result<(), Failure> {
+        let listeners = serve_all(doors.clients).map_err(|it| Failure::of("cannot listen", it))?;
+        if let Some(http) = doors.http {
+            self.start_http(http)?;
+        }
         let process = &self.process;
         tokio::task::spawn_local(orders::run(
             Arc::clone(process),
@@ -140,18 +204,18 @@ impl Serving<'_> {
         tokio::task::spawn_local(signals.run(Arc::clone(process), Arc::clone(&self.reloader)));
         tokio::task::spawn_local(tend(Arc::clone(process), Arc::clone(&self.admin)));
         tracing::info!("process up: {}, {} workers", admin::VERSION, process.workers);
+        process.notifier.ready();
+        if self.daemon {
+            daemon::report_ready().map_err(|it| Failure::of("cannot leave the terminal", it))?;
+        }
         accept::until_ended(process, self.threads, listeners).await;
         tracing::info!("server shutdown complete, exiting");
         Ok(())
     }
 
-    fn start_http(&self) -> Result<(), Failure> {
+    fn start_http(&self, bound: Bound) -> Result<(), Failure> {
         let config = self.process.config.load();
-        let Some(address) = config.settings.http_listen.as_deref().filter(|it| !it.is_empty()) else {
-            return Ok(());
-        };
-        let failed = |it| Failure::of(&format!("cannot listen on http_listen {address}"), it);
-        let listener = admin::http::bind(address).and_then(Bound::serve).map_err(failed)?;
+        let listener = bound.serve().map_err(|it| Failure::of("cannot listen on http_listen", it))?;
         tracing::info!("metrics on http://{}/metrics", address_of(listener.place()));
         let options = TcpOptions::of(&config.settings);
         tokio::task::spawn_local(admin::http::run(Arc::clone(&self.admin), listener, options));

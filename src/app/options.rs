@@ -22,3 +22,10 @@ pub struct RunOptions {
     /// `-u`: the user of the system to run as.
     pub user: Option<String>,
 }
+
+impl RunOptions {
+    /// Whether the terminal hears nothing but why the start failed.
+    pub fn is_silent(&self) -> bool {
+        self.quiet || self.daemon
+    }
+}

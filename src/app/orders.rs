@@ -110,6 +110,7 @@ fn resume(process: &Process, database: Option<DatabaseName>) -> Result<(), Refus
 
 /// Begins to end the process. A phase never goes back.
 pub fn shut_down(process: &Process, how: Shutdown) {
+    process.notifier.stopping();
     let next = match how {
         Shutdown::Immediate => Phase::Stopped,
         Shutdown::WaitForServers => Phase::WaitingForServers,

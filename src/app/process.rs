@@ -14,6 +14,7 @@ use crate::cancel;
 use crate::client::Census;
 use crate::client::secrets::SecretMemory;
 use crate::config::Config;
+use crate::handover::Notifier;
 use crate::ids::IdSequence;
 use crate::net::{Dialer, Handshakes, TcpOptions, Tls};
 use crate::pool::{Pools, PoolsSetup};
@@ -68,6 +69,8 @@ pub struct Process {
     pub orders: mpsc::UnboundedSender<Request>,
     /// Where the process is in its life.
     pub phase: watch::Sender<Phase>,
+    /// Tells the service manager how it goes.
+    pub notifier: Notifier,
     /// How many workers there are.
     pub workers: usize,
 }
@@ -132,6 +135,7 @@ impl Process {
             pools,
             orders,
             phase: watch::Sender::new(Phase::Running),
+            notifier: Notifier::from_env(),
             workers,
         });
         Ok((process, Control { orders: received }))

@@ -31,6 +31,13 @@ impl Reloader {
     /// Errors: what is wrong with them; nothing has changed.
     pub fn reload(&self, process: &Process) -> Result<(), String> {
         let _alone = self.one_at_a_time.lock();
+        process.notifier.reloading();
+        let done = self.read_again(process);
+        process.notifier.reloaded();
+        done
+    }
+
+    fn read_again(&self, process: &Process) -> Result<(), String> {
         let old = process.config.load_full();
         let path = old.settings.conffile.clone().unwrap_or_else(|| self.path.clone());
         let loaded = match config::load(&path, self.dialect) {

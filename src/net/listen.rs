@@ -145,6 +145,16 @@ impl Place {
 pub struct Bound {
     socket: Socket,
     place: Place,
+    keeper: Keeper,
+}
+
+/// Who looks after a unix socket's file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Keeper {
+    /// We do.
+    Us,
+    /// Whoever opened it, the service manager: it stays when we go.
+    Another,
 }
 
 /// Binds all that the settings ask for. Blocks on the resolver where `listen_addr` has names.
@@ -212,7 +222,7 @@ fn bind_tcp(address: SocketAddr, settings: &Settings) -> Result<Bound, ListenErr
     TcpOptions::of(settings).apply_buffers(&socket).map_err(at("tcp_socket_buffer"))?;
     socket.bind(&address.into()).map_err(at("bind"))?;
     let given = socket.local_addr().ok().and_then(|it| it.as_socket()).unwrap_or(address);
-    Ok(Bound { socket, place: Place::Tcp(given) })
+    Ok(Bound { socket, place: Place::Tcp(given), keeper: Keeper::Us })
 }
 
 fn backlog(settings: &Settings) -> i32 {
@@ -243,7 +253,7 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, ListenError> {
         }
     }
     socket.listen(backlog(settings)).map_err(at("listen"))?;
-    Ok(Bound { socket, place: Place::Unix(path.into()) })
+    Ok(Bound { socket, place: Place::Unix(path.into()), keeper: Keeper::Us })
 }
 
 /// A path with `@` in front means an abstract socket, whose address begins with a zero byte.
@@ -304,7 +314,7 @@ impl Bound {
         self.socket.listen(backlog(settings)).map_err(refused)
     }
 
-    /// Takes over a socket that listens already: from the process before, or from the service manager.
+    /// Takes a socket that listens already and that somebody else keeps: the service manager.
     ///
     /// Errors: it is no such socket.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
@@ -319,7 +329,7 @@ impl Bound {
         } else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        Ok(Self { socket, place })
+        Ok(Self { socket, place, keeper: Keeper::Another })
     }
 
     /// Where it listens.
@@ -337,7 +347,7 @@ impl Bound {
     pub fn serve(self) -> io::Result<Listener> {
         self.socket.set_nonblocking(true)?;
         let socket = AsyncFd::with_interest(self.socket, Interest::READABLE)?;
-        Ok(Listener { socket, place: self.place })
+        Ok(Listener { socket, place: self.place, keeper: self.keeper })
     }
 }
 
@@ -346,6 +356,7 @@ impl Bound {
 pub struct Listener {
     socket: AsyncFd<Socket>,
     place: Place,
+    keeper: Keeper,
 }
 
 impl Listener {
@@ -376,9 +387,11 @@ impl Listener {
         }
     }
 
-    /// Closes it and removes a unix socket's file: at the end of a process that nobody follows.
+    /// Closes it and removes a unix socket's file, if it is ours: at the end of a process that nobody follows.
     pub fn remove(self) {
-        remove_file_of(&self.place);
+        if self.keeper == Keeper::Us {
+            remove_file_of(&self.place);
+        }
     }
 }
 

@@ -23,5 +23,6 @@ mod prepared;
 mod protocol;
 mod relay;
 mod schema;
+mod service;
 mod timeouts;
 mod tls;

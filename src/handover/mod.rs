@@ -1,0 +1,10 @@
+//! What one process leaves to the next, and what the service manager gives and is told.
+//!
+//! Owns the protocol of systemd: sockets that come with the process ([`inherited`]) and the words that go back
+//! ([`Notifier`]). It decides nothing about clients and pools.
+
+mod inherited;
+mod notify;
+
+pub use inherited::{InheritError, Inherited, inherited};
+pub use notify::Notifier;
