@@ -6,7 +6,7 @@ die() {
     exit 1
 }
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 TARGET="${CARGO_TARGET_DIR:-$PWD/target}"
 mkdir -p "$TARGET"
 TARGET="$(cd "$TARGET" && pwd)"
@@ -86,6 +86,25 @@ need_slapd() {
         if [ -x "$program" ]; then return; fi
     done
     install_packages "OpenLDAP's server" slapd openldap-servers "openldap openldap-back-ldif"
+}
+
+# Where distributions put programs: what lies elsewhere in PATH may be closed to the user that servers run as.
+SYSTEM_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+# need_commands WHAT-FOR COMMAND=PACKAGE…: installs at once the packages of all commands that are missing.
+need_commands() {
+    local purpose="$1" pair missing=""
+    shift
+    for pair in "$@"; do
+        if ! PATH=$SYSTEM_PATH command -v "${pair%%=*}" >/dev/null; then missing="$missing ${pair#*=}"; fi
+    done
+    if [ -n "$missing" ]; then install_packages "$purpose" "${missing# }"; fi
+}
+
+# What tests/stack runs beside PostgreSQL: servers, the programs that the stack's scripts call, and their examiners.
+need_stack() {
+    need_commands "what the tests of the stack need" redis-server=redis-server redis-cli=redis-tools aws=awscli age=age \
+        openssl=openssl curl=curl docker-compose=docker-compose shellcheck=shellcheck
 }
 
 # is_open PORT: whether somebody listens on 127.0.0.1:PORT.

@@ -31,7 +31,7 @@ if [ "$(id -u)" = 0 ]; then
     if ! "${AS[@]}" test -x "$TARGET"; then RUN=/tmp/pgweir-run; fi
 fi
 
-POSTGRES_PID= PGWEIR_PID=
+POSTGRES_PID='' PGWEIR_PID=''
 ends() { [ -n "$1" ] && kill -"$2" "$1" 2>/dev/null && wait "$1" 2>/dev/null; }
 clean_up() {
     trap '' INT TERM HUP

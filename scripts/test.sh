@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 need_postgres
 need_pam
 need_slapd
+need_stack
 export PGBIN
 scripts/drivers.sh
 

@@ -1,0 +1,21 @@
+//! The stacks that pgweir fronts, without a container engine: compose files are validated, and every script, SQL file
+//! and configuration runs for real against servers that the tests start, as their images would.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail wherever something is not as it must be")]
+
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "what the tests of pgweir itself stand on, of which this takes a part"
+)]
+#[path = "../support/mod.rs"]
+mod support;
+
+#[expect(dead_code, reason = "each stack that is added takes its part")]
+mod compose;
+#[expect(dead_code, reason = "each stack that is added takes its part")]
+mod servers;
+#[expect(dead_code, reason = "each stack that is added takes its part")]
+mod shell;
+
+mod files;
