@@ -23,12 +23,13 @@ fn pooler(mode: &str) -> Pooler {
         .start()
 }
 
-fn root() -> &'static Path {
+/// The project's directory.
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Where `scripts/drivers.sh` puts the drivers; it is run where they are missing or outdated.
-fn drivers() -> &'static Path {
+pub fn drivers() -> &'static Path {
     static DRIVERS: OnceLock<PathBuf> = OnceLock::new();
     DRIVERS.get_or_init(|| {
         let output = Command::new(root().join("scripts/drivers.sh")).output().expect("bash runs");
@@ -66,7 +67,7 @@ fn run_script(name: &str, mode: &str) {
 
 /// Runs a command that must succeed, for what it prints.
 #[track_caller]
-fn finish(command: &mut Command) -> String {
+pub fn finish(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -16,6 +16,7 @@ mod hba;
 mod ldap;
 mod life;
 mod metrics;
+mod operators;
 mod pam;
 mod parameters;
 mod pools;

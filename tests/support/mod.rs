@@ -4,6 +4,7 @@
 //! Nothing here uses pgweir's own code: the client that speaks the protocol is a second opinion on it. Every server a
 //! test starts is on 127.0.0.1 and ends with the test process, whatever way that ends.
 
+pub mod bouncer;
 pub mod certs;
 pub mod cluster;
 pub mod message;
