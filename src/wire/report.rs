@@ -108,7 +108,7 @@ impl Report {
                         _ => Severity::Notice,
                     }
                 }
-                b'C' => report.sqlstate = value.try_into().map_or(SqlState::INTERNAL_ERROR, SqlState),
+                b'C' => report.sqlstate = SqlState::of(value).unwrap_or(SqlState::INTERNAL_ERROR),
                 b'M' => report.message = text(),
                 b'D' => report.detail = Some(text()),
                 b'H' => report.hint = Some(text()),

@@ -78,6 +78,13 @@ states! {
 }
 
 impl SqlState {
+    /// The code in the field of an error: five digits or capital letters (`MAKE_SQLSTATE` in
+    /// src/include/utils/elog.h), else none.
+    pub fn of(value: &[u8]) -> Option<Self> {
+        let code: [u8; 5] = value.try_into().ok()?;
+        code.iter().all(|it| it.is_ascii_digit() || it.is_ascii_uppercase()).then_some(Self(code))
+    }
+
     /// The code as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or("XX000")
