@@ -47,9 +47,17 @@ pub async fn until_ended(process: &Arc<Process>, workers: &Workers, listeners: V
 }
 
 async fn accept(process: &Process, listener: &Listener, arrivals: &tokio::sync::mpsc::Sender<Detached>) {
+    let suspension = process.pools.suspension();
     loop {
+        suspension.over().await;
         let options = TcpOptions::of(&process.config.load().settings);
-        match listener.accept(&options).await {
+        let accepted = tokio::select! {
+            biased;
+            // Who connects now waits in the system's queue, for this process or the next.
+            () = suspension.begun() => continue,
+            accepted = listener.accept(&options) => accepted,
+        };
+        match accepted {
             Ok(stream) => {
                 if arrivals.send(stream).await.is_err() {
                     return;

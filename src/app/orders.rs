@@ -1,14 +1,19 @@
 //! Carries out what the console and signals ask for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::process::{Phase, Process};
 use super::reload::Reloader;
 use crate::admin::{Answer, Order, Refusal, Request, Shutdown};
 use crate::ids::DatabaseName;
 use crate::pool::OrderError;
+
+/// How long clients that do not come to rest may take to be told so.
+const SUSPEND_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Takes orders for as long as the process runs. Orders that must wait for something wait beside the others.
 pub async fn run(
@@ -47,7 +52,7 @@ async fn carry_out(process: &Process, reloader: &Reloader, order: Order) -> Answ
             if pools.any_paused() {
                 return Err(Refusal::PausedDatabases);
             }
-            pause(process, None).await?;
+            suspend(process).await?;
         }
         Order::Resume(database) => resume(process, database)?,
         Order::Disable(database) => {
@@ -64,6 +69,9 @@ async fn carry_out(process: &Process, reloader: &Reloader, order: Order) -> Answ
         }
         Order::Kill(database) => {
             known(process, database.as_ref())?;
+            if pools.suspension().is_on() {
+                return Err(Refusal::AlreadyPaused);
+            }
             pools.kill(database.as_ref()).map_err(|_| Refusal::AlreadyPaused)?;
         }
         Order::WaitClose(database) => {
@@ -89,17 +97,57 @@ async fn pause(process: &Process, database: Option<DatabaseName>) -> Result<(), 
     if process.is_ending() {
         return Err(Refusal::ShuttingDown);
     }
+    if process.pools.suspension().is_on() {
+        return Err(Refusal::AlreadyPaused);
+    }
     process.pools.pause(database.as_ref()).map_err(|_| Refusal::AlreadyPaused)?;
     process.pools.idle(database.as_ref()).await;
     Ok(())
+}
+
+/// Stops taking from sockets, and waits until every conversation stands still: `suspend_timeout` at most, then those
+/// that do not are ended.
+async fn suspend(process: &Process) -> Result<(), Refusal> {
+    if process.is_ending() {
+        return Err(Refusal::ShuttingDown);
+    }
+    let suspension = process.pools.suspension();
+    if suspension.is_on() || process.pools.is_paused(None) {
+        return Err(Refusal::AlreadyPaused);
+    }
+    suspension.begin();
+    wake_all(process);
+    let limit = process.config.load().settings.suspend_timeout;
+    if limit.is_zero() {
+        suspension.settled().await;
+    } else if timeout(limit, suspension.settled()).await.is_err() {
+        suspension.insist();
+        wake_all(process);
+        // Whoever cannot even be told is not waited for.
+        let _ = timeout(SUSPEND_FAREWELL, suspension.settled()).await;
+    }
+    Ok(())
+}
+
+fn wake_all(process: &Process) {
+    process.roster.clients().iter().for_each(|client| client.nudge());
+}
+
+/// RESUME after SUSPEND. Returns whether all was suspended.
+pub fn resume_suspended(process: &Process) -> bool {
+    let was_suspended = process.pools.suspension().end();
+    wake_all(process);
+    was_suspended
 }
 
 fn resume(process: &Process, database: Option<DatabaseName>) -> Result<(), Refusal> {
     if process.is_ending() {
         return Err(Refusal::ShuttingDown);
     }
-    if let Some(name) = &database {
-        known(process, Some(name))?;
+    match &database {
+        Some(name) => known(process, Some(name))?,
+        None if resume_suspended(process) => return Ok(()),
+        None => {}
     }
     process.pools.resume(database.as_ref()).map_err(|error| match (error, database) {
         (OrderError::NotPaused, Some(name)) => Refusal::NotPaused(name),

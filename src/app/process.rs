@@ -2,12 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
 use super::opener::{Openings, Origins};
+use super::orders::resume_suspended;
 use crate::admin::{Admin, Request};
 use crate::auth::{KeyCache, ProcessSecret};
 use crate::cancel;
@@ -73,6 +75,8 @@ pub struct Process {
     pub notifier: Notifier,
     /// How many workers there are.
     pub workers: usize,
+    /// Sessions of the console.
+    pub consoles: Consoles,
 }
 
 /// The process's receiving ends, for the control thread.
@@ -84,6 +88,30 @@ pub struct Control {
 /// Threads for handshakes and key derivations. One is enough to keep them off the workers; two use both cores of a
 /// small machine during a storm of logins without taking them all.
 const HANDSHAKE_THREADS: usize = 2;
+
+/// How many sessions of the console there are.
+#[derive(Default)]
+pub struct Consoles(AtomicUsize);
+
+/// A session of the console. The last one resumes what is suspended: nobody else could.
+pub struct ConsolePresence<'a>(&'a Process);
+
+impl Consoles {
+    /// Counts one.
+    pub fn enter(process: &Process) -> ConsolePresence<'_> {
+        process.consoles.0.fetch_add(1, Ordering::SeqCst);
+        ConsolePresence(process)
+    }
+}
+
+impl Drop for ConsolePresence<'_> {
+    fn drop(&mut self) {
+        let is_last = self.0.consoles.0.fetch_sub(1, Ordering::SeqCst) == 1;
+        if is_last && !self.0.is_ending() && resume_suspended(self.0) {
+            tracing::info!("admin disappeared when suspended, doing RESUME");
+        }
+    }
+}
 
 impl Process {
     /// All of it, from a configuration. Starts no thread but those for handshakes.
@@ -137,6 +165,7 @@ impl Process {
             phase: watch::Sender::new(Phase::Running),
             notifier: Notifier::from_env(),
             workers,
+            consoles: Consoles::default(),
         });
         Ok((process, Control { orders: received }))
     }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
-use super::process::Process;
+use super::process::{Consoles, Process};
 use super::workers::Arrival;
 use crate::admin::{self, Access, Admin, console_pool};
 use crate::cancel;
@@ -20,11 +20,13 @@ use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
 use crate::client::{Seat, Worker};
 use crate::config::{ClientSettings, Config};
 use crate::ids::{DatabaseName, PoolKey, WorkerId};
-use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, PoolClient};
+use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, Participant, PoolClient};
 use crate::server::ServerConn;
 use crate::session::params::{Parameters, Values};
 use crate::session::relay::{Activity, Relay, Rules};
-use crate::stats::{ClientConnected, ClientEntry, ClientLogin, Replication, client_event, client_span};
+use crate::stats::{
+    ClientConnected, ClientEntry, ClientLogin, Disconnect, Replication, client_event, client_span,
+};
 use crate::wire::{CancelKey, Report};
 
 /// How long `auth_query` may take: as a login's other steps, it must not keep a server for ever.
@@ -36,6 +38,8 @@ const NOT_READY: &str = "server was not ready";
 /// Serves a connection to its end. Not cancel safe: dropping it closes the connection.
 pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, arrival: Arrival) {
     let Arrival { stream, id, load: _load } = arrival;
+    // While all is suspended nobody comes in.
+    let participant = process.pools.suspension().join().await;
     let taken = stream.attach().and_then(|stream| {
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
         Ok((stream, peer, local))
@@ -52,21 +56,31 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     // Each step of the login is boxed: a session that lasts does not keep the memory of those that are over.
     let span = client_span(id, &entry.connected.peer);
     let lobby = process.lobby(&entry);
-    let admitted = Box::pin(lobby.admit(stream).instrument(span.clone())).await;
+    let admitted =
+        unless_suspended(&process, &entry, Box::pin(lobby.admit(stream).instrument(span.clone()))).await;
     drop(lobby);
+    let Some(admitted) = admitted else { return };
     match admitted {
         Ok(Admitted::Cancel { key, stream }) => {
-            Box::pin(carry_cancel(&process, worker.id, &key).instrument(span)).await;
+            let carried = Box::pin(carry_cancel(&process, worker.id, &key).instrument(span));
+            unless_suspended(&process, &entry, carried).await;
             drop(stream);
         }
         Ok(Admitted::Client(client)) => {
             drop(span);
             match client.destination.clone() {
-                Destination::Console(role) => Box::pin(console(&process, &admin, entry, *client, role)).await,
+                Destination::Console(role) => {
+                    // It is from the console that all is suspended, and resumed.
+                    drop(participant);
+                    Box::pin(console(&process, &admin, entry, *client, role)).await;
+                }
                 Destination::Pool(key) => {
-                    let begun = Box::pin(begin(&process, worker, entry, *client, &key)).await;
-                    drop(key);
-                    if let Some(session) = begun {
+                    let newcomer = Newcomer { entry: Arc::clone(&entry), participant, client: *client };
+                    let begun =
+                        unless_suspended(&process, &entry, Box::pin(begin(&process, worker, newcomer, &key)))
+                            .await;
+                    drop((key, entry));
+                    if let Some(session) = begun.flatten() {
                         session.driver.run().await;
                     }
                 }
@@ -74,6 +88,23 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
         }
         // It has been told and the log has it.
         Err(_) => {}
+    }
+}
+
+/// Waits for a step of a login, or for the end of the patience of SUSPEND with such steps. Not cancel safe.
+async fn unless_suspended<T>(
+    process: &Process,
+    entry: &ClientEntry,
+    step: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        outcome = step => Some(outcome),
+        () = process.pools.suspension().insisted() => {
+            if process.config.load().settings.log_disconnections {
+                client_event!(info, *entry, "closing because: {}", Disconnect::SuspendTimeout.message());
+            }
+            None
+        }
     }
 }
 
@@ -188,6 +219,7 @@ async fn console(
     let cancel = Arc::new(Notify::new());
     let minor = client.minor;
     let Ok(ticket) = process.cancels.mint_for_console(minor, &cancel) else { return };
+    let _present = Consoles::enter(process);
     let session = admin::Session {
         worker: entry.connected.worker,
         access: match role {
@@ -213,14 +245,16 @@ struct Session {
     _pool: PoolClient,
 }
 
-/// Takes a client that has logged in to where its conversation begins.
-async fn begin(
-    process: &Process,
-    worker: Rc<Worker>,
+/// A client that has logged in.
+struct Newcomer {
     entry: Arc<ClientEntry>,
+    participant: Participant,
     client: LoggedIn,
-    key: &PoolKey,
-) -> Option<Session> {
+}
+
+/// Takes a client that has logged in to where its conversation begins.
+async fn begin(process: &Process, worker: Rc<Worker>, newcomer: Newcomer, key: &PoolKey) -> Option<Session> {
+    let Newcomer { entry, participant, client } = newcomer;
     process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
     let welcome = match welcome_of(process, &pool, &entry, &client).await {
@@ -260,7 +294,7 @@ async fn begin(
         Ok(Welcomed { stream, input, seat }) => {
             pool.stats().cell(worker.id).client_login();
             let relay = Relay::new(rules, parameters, Instant::now()).with_start(start);
-            let parts = Parts { client: stream, input, claim, pool: Arc::clone(&pool), relay };
+            let parts = Parts { client: stream, input, claim, participant, pool: Arc::clone(&pool), relay };
             Some(Session { driver: Driver::new(worker, parts), _seat: seat, _ticket: ticket, _pool: pool })
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::orders::shut_down;
+use super::orders::{resume_suspended, shut_down};
 use super::process::{Phase, Process};
 use super::reload::Reloader;
 use crate::admin::Shutdown;
@@ -63,6 +63,10 @@ fn end(process: &Process, name: &str, how: Shutdown) {
         tracing::info!("got {name} while shutting down, fast exit");
         return shut_down(process, Shutdown::Immediate);
     }
+    if process.pools.suspension().is_on() {
+        tracing::error!(fatal = true, "suspend was in progress, going down immediately");
+        return shut_down(process, Shutdown::Immediate);
+    }
     let waits_for =
         if how == Shutdown::WaitForClients { "clients to disconnect" } else { "servers to be released" };
     tracing::info!("got {name}, shutting down, waiting for all {waits_for}");
@@ -73,15 +77,19 @@ fn pause(process: &Process) {
     if *process.phase.borrow() > Phase::Running {
         return tracing::info!("got SIGUSR1 while shutting down, ignoring");
     }
-    tracing::info!("got SIGUSR1, pausing all activity");
-    if process.pools.pause(None).is_err() {
-        tracing::info!("got SIGUSR1, but already paused/suspended");
+    let pools = &process.pools;
+    if pools.suspension().is_on() || pools.pause(None).is_err() {
+        return tracing::info!("got SIGUSR1, but already paused/suspended");
     }
+    tracing::info!("got SIGUSR1, pausing all activity");
 }
 
 fn resume(process: &Process) {
     if *process.phase.borrow() > Phase::Running {
         return tracing::info!("got SIGUSR2 while shutting down, ignoring");
+    }
+    if resume_suspended(process) {
+        return tracing::info!("got SIGUSR2, continuing from SUSPEND");
     }
     match process.pools.resume(None) {
         Ok(()) => tracing::info!("got SIGUSR2, continuing from PAUSE"),

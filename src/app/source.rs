@@ -31,7 +31,11 @@ impl Source for Process {
     }
 
     fn activity(&self) -> Activity {
-        if self.pools.is_paused(None) { Activity::Paused } else { Activity::Active }
+        match (self.pools.suspension().is_on(), self.pools.is_paused(None)) {
+            (true, _) => Activity::Suspended,
+            (false, true) => Activity::Paused,
+            (false, false) => Activity::Active,
+        }
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -23,13 +23,13 @@ use super::worker::Worker;
 use crate::cancel;
 use crate::config::{ClientSettings, Compatibility, PoolMode};
 use crate::net::Stream;
-use crate::pool::{Answer, Busy, Cancel, Claim, Lease, Pool, Refusal};
+use crate::pool::{Answer, Busy, Call, Cancel, Claim, Lease, Participant, Pool, Refusal};
 use crate::server::ServerConn;
 use crate::session::params::Values;
 use crate::session::pipe::{Pipe, SLICES_MAX, Spare};
 use crate::session::relay::{Closing, Relay, Rules, Turn};
 use crate::session::verdict::{CloseReason, Verdict};
-use crate::stats::client_event;
+use crate::stats::{Disconnect, client_event};
 use crate::wire::Report;
 
 /// How long a client that was told to go may take to read what it was told.
@@ -65,6 +65,27 @@ enum Flush {
     Due,
 }
 
+/// What SUSPEND allows a conversation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// There is none.
+    Free,
+    /// To end what is half done, and to begin nothing.
+    Measured,
+    /// Nothing.
+    Still,
+}
+
+impl Pace {
+    /// How many bytes may be read where `lacking` complete what has begun; `None`: nothing is to be read.
+    fn most(self, lacking: impl FnOnce() -> usize) -> Option<usize> {
+        match self {
+            Self::Free => Some(usize::MAX),
+            Self::Measured | Self::Still => Some(lacking()).filter(|it| *it > 0),
+        }
+    }
+}
+
 /// One conversation.
 pub struct Driver {
     worker: Rc<Worker>,
@@ -72,6 +93,7 @@ pub struct Driver {
     /// `None` once the client is gone.
     client: Option<Stream>,
     claim: Claim<ServerConn>,
+    participant: Participant,
     lease: Option<Lease<Busy>>,
     relay: Relay,
     limits: ClientSettings,
@@ -103,6 +125,8 @@ pub struct Parts {
     pub input: bytes::BytesMut,
     /// Its handle on the pools.
     pub claim: Claim<ServerConn>,
+    /// Its part in SUSPEND.
+    pub participant: Participant,
     /// Its pool.
     pub pool: Arc<Pool<ServerConn>>,
     /// Its relay.
@@ -112,7 +136,7 @@ pub struct Parts {
 impl Driver {
     /// A conversation that is about to begin.
     pub fn new(worker: Rc<Worker>, parts: Parts) -> Self {
-        let Parts { client, input, claim, pool, mut relay } = parts;
+        let Parts { client, input, claim, participant, pool, mut relay } = parts;
         let config = worker.config.load();
         let limits = match claim.caller().entry().login() {
             Some(login) => config.client_settings(&login.pool.database, &login.user),
@@ -128,6 +152,7 @@ impl Driver {
             pool,
             client: Some(client),
             claim,
+            participant,
             lease: None,
             relay,
             limits,
@@ -157,12 +182,16 @@ impl Driver {
         loop {
             let before = Instant::now();
             let mut progress = self.take_orders(cx);
-            progress |= self.read_client(cx);
+            let pace = self.pace();
+            if pace == Pace::Still {
+                return Poll::Pending;
+            }
+            progress |= self.read_client(cx, pace);
             progress |= self.ask_for_server(cx, before);
             progress |= self.write_server(cx);
-            progress |= self.read_server(cx);
+            progress |= self.read_server(cx, pace);
             progress |= self.write_client(cx);
-            progress |= self.mind_limits(cx);
+            progress |= pace == Pace::Free && self.mind_limits(cx);
             if self.is_over() {
                 return Poll::Ready(());
             }
@@ -297,12 +326,33 @@ impl Driver {
         self.event(|relay, turn| relay.end(report, reason, turn));
     }
 
-    fn read_client(&mut self, cx: &mut Context<'_>) -> bool {
+    /// What SUSPEND allows the conversation. One that is ending takes its end: it has nothing to be kept.
+    fn pace(&mut self) -> Pace {
+        let call = self.participant.call();
+        if call == Call::Move || self.relay.closing().is_some() || self.client.is_none() {
+            return Pace::Free;
+        }
+        let is_flushed = self.client_flush == Flush::Done && self.server_flush == Flush::Done;
+        if is_flushed && self.relay.is_at_rest() {
+            self.participant.rest();
+            return Pace::Still;
+        }
+        if call == Call::RestOrLeave {
+            let report = patience::sent_away(Disconnect::SuspendTimeout, self.compatibility);
+            self.send_away(report, CloseReason::ClientSentAway);
+            return Pace::Free;
+        }
+        Pace::Measured
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>, pace: Pace) -> bool {
         let Some(client) = &mut self.client else { return false };
         if self.relay.closing().is_some() || !self.relay.to_server().has_space() {
             return false;
         }
-        let received = receive(client, self.relay.from_client(), &mut self.worker.spare.borrow_mut(), cx);
+        let Some(most) = pace.most(|| self.relay.client_lacks()) else { return false };
+        let pipe = self.relay.from_client();
+        let received = receive(client, (pipe, most), &mut self.worker.spare.borrow_mut(), cx);
         match received {
             Poll::Pending => return false,
             Poll::Ready(Ok(count)) if count > 0 => {
@@ -393,13 +443,14 @@ impl Driver {
         }
     }
 
-    fn read_server(&mut self, cx: &mut Context<'_>) -> bool {
+    fn read_server(&mut self, cx: &mut Context<'_>, pace: Pace) -> bool {
         let Some(lease) = &mut self.lease else { return false };
         if !self.relay.to_client().has_space() {
             return false;
         }
+        let Some(most) = pace.most(|| self.relay.server_lacks()) else { return false };
         let pipe = self.relay.from_server();
-        let received = receive(&mut lease.stream, pipe, &mut self.worker.spare.borrow_mut(), cx);
+        let received = receive(&mut lease.stream, (pipe, most), &mut self.worker.spare.borrow_mut(), cx);
         match received {
             Poll::Pending => return false,
             Poll::Ready(Ok(count)) if count > 0 => {}
@@ -511,14 +562,16 @@ impl Driver {
     }
 }
 
-/// Receives what is there into a pipe. `Ok(0)` is the end.
+/// Receives what is there into a pipe, but no more than so many bytes. `Ok(0)` is the end.
 fn receive(
     stream: &mut Stream,
-    pipe: &mut Pipe,
+    (pipe, most): (&mut Pipe, usize),
     spare: &mut Spare,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(pipe.space(spare));
+    let space = pipe.space(spare);
+    let most = most.min(space.len());
+    let mut buffer = ReadBuf::new(&mut space[..most]);
     match Pin::new(stream).poll_read(cx, &mut buffer) {
         Poll::Pending => {
             pipe.tidy(spare);

@@ -27,6 +27,7 @@ pub mod limits;
 mod pools;
 mod postgres;
 pub mod schedule;
+mod suspension;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -39,6 +40,7 @@ use lease::{Given, Member};
 use limits::{Contender, Limit, Permit, Slot};
 pub use pools::{DatabaseView, OrderError, PoolClient, Pools, PoolsSetup};
 use schedule::{Closing, Counts, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
+pub use suspension::{Call, Participant, Suspension};
 pub use upkeep::UPKEEP_PERIOD;
 
 type Servers<C> = Schedule<Box<Member<C>>, Arc<Caller<C>>, Arc<OpenError>>;

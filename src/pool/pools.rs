@@ -18,6 +18,7 @@ use super::alarm::Alarm;
 use super::connection::{Connection, Opener};
 use super::limits::{Contender, Limit};
 use super::schedule::{Flow, Schedule};
+use super::suspension::Suspension;
 use crate::config::{Change, Config, ReloadPlan};
 use crate::ids::{DatabaseName, PoolKey, UserName};
 use crate::server::ServerConn;
@@ -43,6 +44,7 @@ pub struct Pools<C: Connection = ServerConn> {
     users: DashMap<UserName, Arc<Limit>>,
     pub(super) alarm: Arc<Alarm<C>>,
     paused: AtomicBool,
+    pub(super) suspension: Arc<Suspension>,
 }
 
 /// What the console has done to a database, and its limit.
@@ -112,7 +114,14 @@ impl<C: Connection> Pools<C> {
             users: DashMap::new(),
             alarm: Arc::new(Alarm::new()),
             paused: AtomicBool::new(false),
+            suspension: Arc::default(),
         })
+    }
+
+    /// SUSPEND and those it concerns. While it is in force there is no upkeep, as in PgBouncer: nothing happens of
+    /// itself that another process would not know of.
+    pub fn suspension(&self) -> &Arc<Suspension> {
+        &self.suspension
     }
 
     /// Makes a client a member of a pool, which is made if there is none yet.

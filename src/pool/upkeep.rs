@@ -22,9 +22,19 @@ impl<C: Connection> Pools<C> {
         let mut rounds = tokio::time::interval(UPKEEP_PERIOD);
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.suspension.over().await;
             tokio::select! {
-                _ = rounds.tick() => self.upkeep(Instant::now()),
-                () = self.alarm.rung() => self.hear(Instant::now()),
+                _ = rounds.tick() => {
+                    if !self.suspension.is_on() {
+                        self.upkeep(Instant::now());
+                    }
+                }
+                () = self.alarm.rung() => {
+                    // What is not heard while all is suspended is heard in the first round after it.
+                    if !self.suspension.is_on() {
+                        self.hear(Instant::now());
+                    }
+                }
             }
         }
     }

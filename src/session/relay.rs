@@ -25,6 +25,7 @@ use crate::wire::{Report, SqlState, TxStatus, encode};
 mod downstream;
 mod extended;
 mod leaving;
+mod rest;
 mod upstream;
 
 use downstream::HEAL_BYTES_MAX;

@@ -25,5 +25,6 @@ mod protocol;
 mod relay;
 mod schema;
 mod service;
+mod suspend;
 mod timeouts;
 mod tls;

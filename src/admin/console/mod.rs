@@ -368,7 +368,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             }
             Waited::Left => {
                 if suspends {
-                    tracing::info!("admin disappeared when suspended, doing RESUME");
+                    tracing::info!("admin disappeared while suspending, doing RESUME");
                     let _ = self.admin.order(Order::Resume(None)).await;
                 }
                 Err(Stop::End)
