@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::{Compatibility, Config};
-use crate::ids::{DatabaseName, PoolKey};
+use crate::ids::{DatabaseName, PeerId, PoolKey};
 use crate::stats::{PoolStats, Recent, Roster, Totals};
 use crate::wire::Report;
 
@@ -184,6 +184,8 @@ pub trait Source: Send + Sync {
     fn pools(&self) -> Vec<(PoolKey, Arc<PoolStats>)>;
     /// Every database that is in use, or that the console has done something to.
     fn databases(&self) -> Vec<DatabaseState>;
+    /// The peers that cancel requests have been passed on to.
+    fn peer_pools(&self) -> Vec<PeerId>;
     /// Whether the pooler works.
     fn activity(&self) -> Activity;
     /// Whether new clients are welcome; else why not (shutting down, no listener).
@@ -266,6 +268,7 @@ struct View {
     /// With the console's, by name.
     pools: Vec<(PoolKey, Arc<PoolStats>)>,
     databases: Vec<DatabaseState>,
+    peer_pools: Vec<PeerId>,
     activity: Activity,
     certificates: Vec<Certificate>,
     now: Instant,
@@ -281,6 +284,7 @@ impl View {
             roster: admin.source.roster(),
             pools,
             databases: admin.source.databases(),
+            peer_pools: admin.source.peer_pools(),
             activity: admin.source.activity(),
             certificates: admin.source.certificates(),
             now: Instant::now(),

@@ -12,7 +12,7 @@ use super::console::{Access, Session, serve};
 use super::show::Topic;
 use super::*;
 use crate::config::Database;
-use crate::ids::{ClientId, ServerId, WorkerId};
+use crate::ids::{ClientId, PeerId, ServerId, WorkerId};
 use crate::stats::{
     Address, ClientConnected, ClientLogin, ClientSeat, ClientState, Disconnect, Replication, ServerConnected,
     ServerSeat, ServerState,
@@ -42,6 +42,10 @@ impl Source for Process {
 
     fn databases(&self) -> Vec<DatabaseState> {
         vec![DatabaseState { name: "shop".into(), paused: true, disabled: false }]
+    }
+
+    fn peer_pools(&self) -> Vec<PeerId> {
+        vec![PeerId(7)]
     }
 
     fn activity(&self) -> Activity {
@@ -95,6 +99,7 @@ fn world() -> World {
     let connected = ServerConnected {
         id: ServerId(2),
         pool: key.clone(),
+        peer_process: None,
         peer: tcp(5432),
         local: tcp(40000),
         replication: Replication::None,

@@ -484,6 +484,7 @@ mod tests {
             let connected = ServerConnected {
                 id: ServerId(2),
                 pool: PoolKey { database: "shop".into(), user: "alice".into() },
+                peer_process: None,
                 peer: address(5432),
                 local: address(40000),
                 replication: Replication::None,

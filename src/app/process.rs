@@ -61,6 +61,8 @@ pub struct Process {
     pub registry: Arc<Registry>,
     /// Cancel keys.
     pub cancels: Arc<cancel::Registry>,
+    /// The ways to other processes that share our port.
+    pub peers: cancel::Peers,
     /// Opens servers and cancels on them.
     pub connector: Arc<Connector>,
     /// With what and where servers of each pool are opened.
@@ -126,7 +128,9 @@ impl Process {
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let options = TcpOptions::of(&config.settings);
+        let peer = config.settings.peer();
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let peers = cancel::Peers::new(Arc::clone(&config));
         let tls = Arc::new(ArcSwap::from_pointee(tls));
         let handshakes = Handshakes::start(HANDSHAKE_THREADS)?;
         let keys = Arc::new(KeyCache::default());
@@ -157,7 +161,8 @@ impl Process {
             roster,
             ids,
             registry: Arc::default(),
-            cancels: cancel::Registry::new(None),
+            cancels: cancel::Registry::new(peer),
+            peers,
             connector,
             origins: Arc::default(),
             pools,

@@ -105,7 +105,9 @@ impl Reloader {
             process.tls.store(Arc::new(tls));
         }
         process.connector.dialer.set_options(TcpOptions::of(&new.settings));
-        process.config.store(Arc::new(new));
+        process.cancels.set_peer(new.settings.peer());
+        let old = process.config.swap(Arc::new(new));
+        process.peers.reload(&old);
         process.secrets.clear();
         process.pools.reload(plan);
         Ok(())

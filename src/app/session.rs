@@ -19,7 +19,7 @@ use crate::client::refusal::Refusal;
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
 use crate::client::{Seat, Worker};
 use crate::config::{ClientSettings, Config};
-use crate::ids::{DatabaseName, PoolKey, WorkerId};
+use crate::ids::{DatabaseName, PoolKey};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, Participant, PoolClient};
 use crate::server::ServerConn;
 use crate::session::params::{Parameters, Values};
@@ -62,7 +62,7 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     let Some(admitted) = admitted else { return };
     match admitted {
         Ok(Admitted::Cancel { key, stream }) => {
-            let carried = Box::pin(carry_cancel(&process, worker.id, &key).instrument(span));
+            let carried = Box::pin(carry_cancel(&process, &entry, &key).instrument(span));
             unless_suspended(&process, &entry, carried).await;
             drop(stream);
         }
@@ -108,10 +108,15 @@ async fn unless_suspended<T>(
     }
 }
 
-async fn carry_cancel(process: &Process, worker: WorkerId, key: &CancelKey) {
+async fn carry_cancel(process: &Process, request: &ClientEntry, key: &CancelKey) {
     let (begun, config) = (Instant::now(), process.config.load_full());
-    let served =
-        process.cancels.serve(key, &process.connector, worker, config.settings.cancel_wait_timeout).await;
+    let means = cancel::Means {
+        connector: &process.connector,
+        roster: &process.roster,
+        worker: request.connected.worker,
+        limit: config.settings.cancel_wait_timeout,
+    };
+    let served = process.cancels.serve(key, &process.peers, request, means).await;
     if config.settings.log_disconnections {
         let age = begun.elapsed().as_secs();
         tracing::info!("closing because: {served} (age={age}s)");

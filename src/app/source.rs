@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::process::{Phase, Process};
 use crate::admin::{Activity, Certificate, DatabaseState, Source};
 use crate::config::Config;
-use crate::ids::PoolKey;
+use crate::ids::{PeerId, PoolKey};
 use crate::stats::{PoolStats, Roster};
 
 impl Source for Process {
@@ -28,6 +28,10 @@ impl Source for Process {
             disabled: it.disabled,
         };
         self.pools.databases().into_iter().map(state).collect()
+    }
+
+    fn peer_pools(&self) -> Vec<PeerId> {
+        self.peers.used()
     }
 
     fn activity(&self) -> Activity {

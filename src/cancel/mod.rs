@@ -7,24 +7,25 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::timeout;
 
-use crate::ids::{PeerId, WorkerId};
-use crate::pool::{Caller, Cancel, Connection, Hold};
-use crate::server::{CancelError, ConnectError, Connector, ServerConn};
-use crate::stats::client_event;
+use crate::ids::PeerId;
+use crate::pool::{Caller, Cancel, Connection};
+use crate::server::ServerConn;
 use crate::wire::CancelKey;
+
+mod carry;
+mod peers;
+
+pub use carry::{Means, send};
+pub use peers::Peers;
 
 /// Cancel requests that are carried out at once; further ones wait for their turn.
 pub const CANCELS_AT_ONCE_MAX: usize = 64;
-
-/// How long a request may wait and take where `cancel_wait_timeout` sets no limit.
-const UNLIMITED: Duration = Duration::from_secs(3600);
 
 /// How often a key is drawn anew because another client has one with the same hash.
 const MINT_TRIES: usize = 16;
@@ -83,8 +84,8 @@ pub struct Registry<C: Connection = ServerConn> {
     owners: DashMap<u64, Owner<C>>,
     /// With random keys of its own: the time that a lookup takes says nothing about a secret.
     hasher: RandomState,
-    /// Our own number among processes that share a port.
-    peer: Option<PeerId>,
+    /// Our own number among processes that share a port; 0 where there are no others.
+    peer: AtomicU16,
     turns: Semaphore,
 }
 
@@ -136,8 +137,12 @@ pub enum Served {
     TimedOut,
     /// Nobody has such a key.
     Unknown,
-    /// A client of another process has it.
-    Foreign(PeerId),
+    /// It is for a client of a process that `[peers]` does not name.
+    NoPeer,
+    /// It has been passed on as often as it may.
+    HopsExhausted,
+    /// The peer that it was on its way to has left the configuration.
+    PeerRemoved,
 }
 
 impl fmt::Display for Served {
@@ -148,7 +153,9 @@ impl fmt::Display for Served {
             Self::Console => "cancel request for console client",
             Self::Failed | Self::Unknown => "failed cancel request",
             Self::TimedOut => "cancel_wait_timeout",
-            Self::Foreign(_) => "could not find peer to forward request to",
+            Self::NoPeer => "could not find peer to forward request to",
+            Self::HopsExhausted => "failed to forward cancel request because its TTL was exhausted",
+            Self::PeerRemoved => "peer removed",
         })
     }
 }
@@ -159,9 +166,19 @@ impl<C: Connection> Registry<C> {
         Arc::new(Self {
             owners: DashMap::new(),
             hasher: RandomState::new(),
-            peer,
+            peer: AtomicU16::new(peer.map_or(0, |it| it.0)),
             turns: Semaphore::new(CANCELS_AT_ONCE_MAX),
         })
+    }
+
+    /// Has another number among processes that share a port, for the keys that are minted from now on. Those minted
+    /// before keep their clients as long as they come to this process.
+    pub fn set_peer(&self, peer: Option<PeerId>) {
+        self.peer.store(peer.map_or(0, |it| it.0), Ordering::Relaxed);
+    }
+
+    fn peer(&self) -> Option<PeerId> {
+        Some(self.peer.load(Ordering::Relaxed)).filter(|it| *it != 0).map(PeerId)
     }
 
     /// How many clients have a key.
@@ -174,7 +191,8 @@ impl<C: Connection> Registry<C> {
         self.owners.is_empty()
     }
 
-    /// Mints a key for a client that speaks protocol 3.`minor`.
+    /// Mints a key for a client that speaks protocol 3.`minor`. Among peers it is as short as in protocol 3.0, for a
+    /// PgBouncer passes on no longer one.
     ///
     /// Errors: no random bytes, or no free key.
     pub fn mint(self: &Arc<Self>, minor: u16, caller: &Arc<Caller<C>>) -> Result<Registration<C>, MintError> {
@@ -193,14 +211,16 @@ impl<C: Connection> Registry<C> {
     }
 
     fn mint_for(self: &Arc<Self>, minor: u16, whom: &Whom<C>) -> Result<Registration<C>, MintError> {
-        let secret_bytes = if minor >= 2 { LONG_SECRET_BYTES } else { SHORT_SECRET_BYTES };
+        let peer = self.peer();
+        let is_long = minor >= 2 && peer.is_none();
+        let secret_bytes = if is_long { LONG_SECRET_BYTES } else { SHORT_SECRET_BYTES };
         let mut bytes = [0; 4 + LONG_SECRET_BYTES];
         let bytes = &mut bytes[..4 + secret_bytes];
         for _ in 0..MINT_TRIES {
             getrandom::fill(bytes).map_err(MintError::Random)?;
             // Some drivers take the process id for a signed number.
             bytes[0] &= 0x7f;
-            if let Some(PeerId(peer)) = self.peer {
+            if let Some(PeerId(peer)) = peer {
                 bytes[PEER_BYTES].copy_from_slice(&peer.to_le_bytes());
                 bytes[HOPS_BYTE] |= HOPS_MASK;
             }
@@ -215,36 +235,22 @@ impl<C: Connection> Registry<C> {
         Err(MintError::NoneFree)
     }
 
-    /// The key's first bytes, without the hops that change on the way.
-    fn named(&self, key: &CancelKey) -> [u8; NAMED_BYTES] {
-        let mut named = [0; NAMED_BYTES];
-        named[..4].copy_from_slice(&key.pid.to_be_bytes());
-        let length = key.secret().len().min(4);
-        named[4..4 + length].copy_from_slice(&key.secret()[..length]);
-        if self.peer.is_some() {
-            named[HOPS_BYTE] |= HOPS_MASK;
-        }
-        named
-    }
-
     fn hash(&self, key: &CancelKey) -> u64 {
-        self.hasher.hash_one(self.named(key))
-    }
-
-    /// The key as it was minted: with all its hops.
-    fn as_minted(&self, key: &CancelKey) -> Option<CancelKey> {
-        let mut secret = key.secret().to_vec();
-        if self.peer.is_some() {
-            *secret.get_mut(HOPS_BYTE - 4)? |= HOPS_MASK;
-        }
-        CancelKey::new(key.pid, &secret)
+        self.hasher.hash_one(first_bytes(key))
     }
 
     fn owner(&self, key: &CancelKey) -> Option<Whom<C>> {
-        let key = self.as_minted(key)?;
-        let owner = self.owners.get(&self.hash(&key))?;
+        let exact = self.owner_exactly(key);
+        if exact.is_some() || self.peer().is_none() {
+            return exact;
+        }
+        self.owner_exactly(&with_all_hops(key)?)
+    }
+
+    fn owner_exactly(&self, key: &CancelKey) -> Option<Whom<C>> {
+        let owner = self.owners.get(&self.hash(key))?;
         // `CancelKey` compares in constant time.
-        (owner.key == key).then(|| owner.whom.clone())
+        (owner.key == *key).then(|| owner.whom.clone())
     }
 
     /// Whose key it is; for a client of ours, cancels what that does now.
@@ -263,93 +269,38 @@ impl<C: Connection> Registry<C> {
         }
     }
 
+    /// The process that the key says it is from, where that is another one.
     fn foreign(&self, key: &CancelKey) -> Option<PeerId> {
-        let named = self.named(key);
+        let named = first_bytes(key);
         let peer = PeerId(u16::from_le_bytes([named[PEER_BYTES.start], named[PEER_BYTES.start + 1]]));
-        self.peer.filter(|own| *own != peer && peer.0 != 0).map(|_| peer)
+        self.peer().filter(|own| *own != peer).map(|_| peer)
     }
 }
 
-impl Registry {
-    /// Carries a cancel request out, from the decision until PostgreSQL has acted on it. `limit` is
-    /// `cancel_wait_timeout`; zero: none. Nothing is answered, whatever comes of it.
-    ///
-    /// Dropping the future half-way is safe, but costs the server connection.
-    pub async fn serve(
-        &self,
-        key: &CancelKey,
-        connector: &Connector,
-        worker: WorkerId,
-        limit: Duration,
-    ) -> Served {
-        let limit = if limit.is_zero() { UNLIMITED } else { limit };
-        // The turn comes before the decision: a query that ends while the request waits is not cancelled late.
-        let Ok(Ok(_turn)) = timeout(limit, self.turns.acquire()).await else {
-            return Served::TimedOut;
-        };
-        match self.cancel(key) {
-            Found::Ours(caller, cancel) => carry_out(&caller, cancel, connector, worker, limit).await,
-            Found::Console => Served::Console,
-            Found::Foreign(peer) => Served::Foreign(peer),
-            Found::Unknown => Served::Unknown,
-        }
-    }
+fn first_bytes(key: &CancelKey) -> [u8; NAMED_BYTES] {
+    let mut named = [0; NAMED_BYTES];
+    named[..4].copy_from_slice(&key.pid.to_be_bytes());
+    let length = key.secret().len().min(4);
+    named[4..4 + length].copy_from_slice(&key.secret()[..length]);
+    named
 }
 
-async fn carry_out(
-    caller: &Caller<ServerConn>,
-    cancel: Cancel<ServerConn>,
-    connector: &Connector,
-    worker: WorkerId,
-    limit: Duration,
-) -> Served {
-    match cancel {
-        Cancel::Send(hold) => {
-            hold.pool().stats().cell(worker).cancel();
-            send(caller, hold, connector, limit).await
-        }
-        Cancel::LeftQueue => {
-            client_event!(debug, **caller.entry(), "cancelled while it waited for a server");
-            Served::Sent
-        }
-        Cancel::Nothing => Served::Idle,
-    }
+/// The key with another last byte of its first eight, which holds the hops.
+fn with_hops(key: &CancelKey, change: impl FnOnce(u8) -> Option<u8>) -> Option<CancelKey> {
+    let mut secret = key.secret().to_vec();
+    let byte = secret.get_mut(HOPS_BYTE - 4)?;
+    *byte = change(*byte)?;
+    CancelKey::new(key.pid, &secret)
 }
 
-/// Sends a cancel request to a server and waits until it has acted on it; meanwhile nobody else gets the server, nor
-/// ever if it can't be known. Not cancel safe: dropping it costs the server connection.
-pub async fn send(
-    caller: &Caller<ServerConn>,
-    hold: Hold<ServerConn>,
-    connector: &Connector,
-    limit: Duration,
-) -> Served {
-    let Some(route) = hold.target() else {
-        hold.ended();
-        return Served::Failed;
-    };
-    match connector.cancel(route, limit).await {
-        Ok(()) => {
-            client_event!(debug, **caller.entry(), "successfully sent cancel request");
-            hold.ended();
-            Served::Sent
-        }
-        Err(error) => {
-            client_event!(warn, **caller.entry(), "failed cancel request: {error}");
-            if !may_have_been_sent(&error) {
-                hold.ended();
-            }
-            if error.is_timeout() { Served::TimedOut } else { Served::Failed }
-        }
-    }
+/// The key as a process among peers mints it.
+fn with_all_hops(key: &CancelKey) -> Option<CancelKey> {
+    with_hops(key, |byte| Some(byte | HOPS_MASK))
 }
 
-/// Whether the request may be on its way all the same.
-fn may_have_been_sent(error: &CancelError) -> bool {
-    use ConnectError::{BytesBeforeTls, Dial, Tls, TlsAnswer, TlsRefused};
-    let before =
-        |error: &ConnectError| matches!(error, Dial(_) | Tls(_) | TlsRefused | BytesBeforeTls | TlsAnswer(_));
-    !matches!(error, CancelError::Connect(error) if before(error))
+/// The key as it is passed on; `None` once it may not be passed on any more.
+fn with_a_hop_less(key: &CancelKey) -> Option<CancelKey> {
+    with_hops(key, |byte| (byte & HOPS_MASK > 0).then(|| byte - 1))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::ids::ClientId;
+use crate::ids::{ClientId, WorkerId};
 use crate::pool::Claim;
 use crate::stats::{Address, ClientConnected, ClientSeat, Roster};
 

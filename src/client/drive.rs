@@ -500,8 +500,14 @@ impl Driver {
     /// Cancels what the client has left running, beside everything else.
     fn cancel_what_runs(&self) {
         let Cancel::Send(hold) = self.claim.caller().cancel() else { return };
-        let (caller, connector) = (Arc::clone(self.claim.caller()), Arc::clone(&self.worker.connector));
-        tokio::task::spawn_local(async move { cancel::send(&caller, hold, &connector, COME_TO_REST).await });
+        let caller = Arc::clone(self.claim.caller());
+        let (connector, roster) = (Arc::clone(&self.worker.connector), Arc::clone(&self.worker.roster));
+        let worker = self.worker.id;
+        tokio::task::spawn_local(async move {
+            let (connector, roster) = (&*connector, &roster);
+            let means = cancel::Means { connector, roster, worker, limit: COME_TO_REST };
+            cancel::send(&caller, hold, None, means).await
+        });
     }
 
     /// Whether a limit is over; then acts on it.

@@ -28,6 +28,15 @@ impl Address {
             }
         }
     }
+
+    /// The same of a connection that was made to `endpoint`: the port of a unix socket is in its name.
+    pub fn on_roster_at(self, endpoint: &Endpoint) -> crate::stats::Address {
+        let port = match endpoint {
+            Endpoint::Unix(path) => path.extension().and_then(|it| it.to_str()?.parse().ok()),
+            Endpoint::Tcp(address) => Some(address.port()),
+        };
+        self.on_roster(port.unwrap_or(0))
+    }
 }
 
 impl fmt::Display for Address {

@@ -9,10 +9,9 @@ use super::connection::{Connection, OpenError};
 use super::lease::{Lease, Resetting};
 use super::schedule::OpenFailure;
 use crate::ids::{PoolKey, WorkerId};
-use crate::net;
 use crate::server::{CancelRoute, ConnectError, QueryError, ServerConn, query, reset};
 use crate::session::params::Values;
-use crate::stats::{Address, Replication, ServerConnected};
+use crate::stats::{Replication, ServerConnected};
 use crate::wire::SqlState;
 
 impl Connection for ServerConn {
@@ -22,8 +21,9 @@ impl Connection for ServerConn {
         ServerConnected {
             id: self.id,
             pool: pool.clone(),
-            peer: shown(self.peer, &self.endpoint),
-            local: shown(self.local, &self.endpoint),
+            peer_process: None,
+            peer: self.peer.on_roster_at(&self.endpoint),
+            local: self.local.on_roster_at(&self.endpoint),
             replication: Replication::None,
             tls: self.stream.tls_info().map(|info| info.to_string().into()),
         }
@@ -111,20 +111,6 @@ impl Lease<Resetting> {
     }
 }
 
-/// The roster's form of an address. The port of a unix socket is in its name.
-fn shown(address: net::Address, endpoint: &net::Endpoint) -> Address {
-    match address {
-        net::Address::Tcp(address) => Address::Tcp(address),
-        net::Address::Unix { pid, .. } => {
-            let port = match endpoint {
-                net::Endpoint::Unix(path) => path.extension().and_then(|it| it.to_str()?.parse().ok()),
-                net::Endpoint::Tcp(address) => Some(address.port()),
-            };
-            Address::Unix { pid: u32::try_from(pid).unwrap_or(0), port: port.unwrap_or(0) }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
@@ -136,11 +122,11 @@ mod tests {
     use super::*;
     use crate::config::{Config, Database};
     use crate::ids::{ClientId, ServerId};
-    use crate::net::{Endpoint, Stream};
+    use crate::net::{self, Endpoint, Stream};
     use crate::pool::{Answer, Claim, OpenTask, Opener, Pools, PoolsSetup};
     use crate::session::server::Server;
     use crate::session::verdict::Done;
-    use crate::stats::{ClientConnected, Roster};
+    use crate::stats::{Address, ClientConnected, Roster};
 
     /// Opens servers over pairs of sockets, and keeps the other ends.
     #[derive(Default)]

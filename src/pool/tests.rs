@@ -61,7 +61,7 @@ impl Connection for FakeConn {
         let peer = Address::Unix { pid: 0, port: 5432 };
         let id = ServerId(self.wire.id.load(Ordering::SeqCst));
         let (pool, local, replication) = (pool.clone(), peer.clone(), Replication::None);
-        ServerConnected { id, pool, peer, local, replication, tls: None }
+        ServerConnected { id, pool, peer_process: None, peer, local, replication, tls: None }
     }
 
     fn backend(&self) -> u32 {

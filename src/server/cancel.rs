@@ -11,7 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, Connector, TlsAnswer, ask_for_tls};
-use crate::net::{DialError, Endpoint, Tls};
+use crate::config::Host;
+use crate::ids::ServerId;
+use crate::net::{DialError, Endpoint, Stream, Tls};
+use crate::stats::Address;
 use crate::wire::{CancelKey, startup};
 
 /// How long the server may take to close the connection where `cancel_wait_timeout` sets no limit.
@@ -66,13 +69,39 @@ impl Connector {
     ///
     /// Errors: the request may or may not have been acted on; the connection it was for must not be reused.
     pub async fn cancel(&self, route: &CancelRoute, limit: Duration) -> Result<(), CancelError> {
-        let limit = if limit.is_zero() { UNLIMITED } else { limit };
-        let until = Instant::now() + limit;
-        timeout(limit, self.cancel_until(route, until)).await.map_err(|_| CancelError::Timeout)?
+        let limit = limit_of(limit);
+        let acted = async { self.send_cancel(route, limit).await?.acted_on(limit).await };
+        timeout(limit, acted).await.map_err(|_| CancelError::Timeout)?
     }
 
-    async fn cancel_until(&self, route: &CancelRoute, until: Instant) -> Result<(), CancelError> {
-        let (mut stream, _) = self.dialer.redial(&route.endpoint, until).await?;
+    /// Sends a CancelRequest; [`CancelSent::acted_on`] waits for the rest. Not cancel safe, and errors, as
+    /// [`Connector::cancel`].
+    pub async fn send_cancel(&self, route: &CancelRoute, limit: Duration) -> Result<CancelSent, CancelError> {
+        let limit = limit_of(limit);
+        let sending = self.send_until(route, Instant::now() + limit);
+        timeout(limit, sending).await.map_err(|_| CancelError::Timeout)?
+    }
+
+    /// Passes a client's CancelRequest on to another process that listens at `host` and `port`, without TLS, as
+    /// PgBouncer. Cancel safe but for a request that was sent.
+    ///
+    /// Errors: it cannot be reached in time.
+    pub async fn pass_cancel_on(
+        &self,
+        (host, port): (&Host, u16),
+        key: &CancelKey,
+        limit: Duration,
+    ) -> Result<CancelSent, CancelError> {
+        let limit = limit_of(limit);
+        let sending = async {
+            let (stream, endpoint) = self.dialer.dial(host, port, Instant::now() + limit).await?;
+            self.say(stream, endpoint, key).await
+        };
+        timeout(limit, sending).await.map_err(|_| CancelError::Timeout)?
+    }
+
+    async fn send_until(&self, route: &CancelRoute, until: Instant) -> Result<CancelSent, CancelError> {
+        let (mut stream, endpoint) = self.dialer.redial(&route.endpoint, until).await?;
         if let Some(tls) = &route.tls {
             stream = match ask_for_tls(stream).await? {
                 (stream, TlsAnswer::Yes) => {
@@ -82,13 +111,57 @@ impl Connector {
                 (_, TlsAnswer::No) => return Err(ConnectError::TlsRefused.into()),
             };
         }
+        self.say(stream, endpoint, &route.key).await
+    }
+
+    async fn say(
+        &self,
+        mut stream: Stream,
+        endpoint: Endpoint,
+        key: &CancelKey,
+    ) -> Result<CancelSent, CancelError> {
         let mut request = BytesMut::new();
-        startup::encode_cancel_request(&mut request, &route.key);
+        startup::encode_cancel_request(&mut request, key);
         stream.write_all(&request).await?;
         stream.flush().await?;
+        Ok(CancelSent { id: self.ids.server(), stream, endpoint })
+    }
+}
+
+fn limit_of(limit: Duration) -> Duration {
+    if limit.is_zero() { UNLIMITED } else { limit }
+}
+
+/// A CancelRequest that is on its way.
+#[derive(Debug)]
+#[must_use = "only its end tells that the request was acted on"]
+pub struct CancelSent {
+    id: ServerId,
+    stream: Stream,
+    endpoint: Endpoint,
+}
+
+impl CancelSent {
+    /// The connection's number.
+    pub fn id(&self) -> ServerId {
+        self.id
+    }
+
+    /// Its two ends, the other side's first, for SHOW.
+    ///
+    /// Errors: the connection is gone already.
+    pub fn addresses(&self) -> std::io::Result<(Address, Address)> {
+        let (peer, local) = (self.stream.peer_addr()?, self.stream.local_addr()?);
+        Ok((peer.on_roster_at(&self.endpoint), local.on_roster_at(&self.endpoint)))
+    }
+
+    /// Waits until the other side has acted on it. `limit` is `cancel_wait_timeout`; zero: none. Cancel safe.
+    ///
+    /// Errors: it has not, in that time.
+    pub async fn acted_on(mut self, limit: Duration) -> Result<(), CancelError> {
         // Nothing comes but the end, which may look like an error: a reset, or TLS without its goodbye.
-        while !matches!(stream.read(&mut [0; 64]).await, Ok(0) | Err(_)) {}
-        Ok(())
+        let end = async { while !matches!(self.stream.read(&mut [0; 64]).await, Ok(0) | Err(_)) {} };
+        timeout(limit_of(limit), end).await.map_err(|_| CancelError::Timeout)
     }
 }
 

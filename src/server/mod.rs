@@ -13,7 +13,7 @@ pub mod query;
 pub mod reset;
 pub mod target;
 
-pub use cancel::{CancelError, CancelRoute};
+pub use cancel::{CancelError, CancelRoute, CancelSent};
 pub use conn::ServerConn;
 pub use connect::{ConnectError, Connector};
 pub use query::{QueryError, Row};

@@ -14,6 +14,6 @@ pub use events::{client_event, client_span, name_client, server_event, server_sp
 pub use counters::{Cell, Field, Histograms, PoolStats, Recent, Totals};
 pub use histogram::{BOUNDS_US, BUCKETS, Bucket, Histogram, Snapshot};
 pub use roster::{
-    Address, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect, Replication,
-    Roster, ServerConnected, ServerEntry, ServerSeat, ServerState,
+    Address, CancelOf, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect,
+    Replication, Roster, ServerConnected, ServerEntry, ServerSeat, ServerState,
 };

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use crate::ids::{ClientId, DatabaseName, PoolKey, ServerId, UserName, WorkerId};
+use crate::ids::{ClientId, DatabaseName, PeerId, PoolKey, ServerId, UserName, WorkerId};
 
 /// One end of a socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -204,6 +204,15 @@ pub struct ClientLogin {
     pub tls: Option<Arc<str>>,
 }
 
+/// Where a cancel request goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CancelOf {
+    /// To a server of this pool.
+    Pool(PoolKey),
+    /// To another process, which knows the client.
+    Peer(PeerId),
+}
+
 /// What is known of a server connection when it is made.
 #[derive(Clone, Debug)]
 pub struct ServerConnected {
@@ -211,6 +220,8 @@ pub struct ServerConnected {
     pub id: ServerId,
     /// Its pool.
     pub pool: PoolKey,
+    /// Set where it leads to another process and not to a server; then `pool` is [`ServerConnected::no_pool`].
+    pub peer_process: Option<PeerId>,
     /// Its end.
     pub peer: Address,
     /// Our end.
@@ -219,6 +230,13 @@ pub struct ServerConnected {
     pub replication: Replication,
     /// As for clients.
     pub tls: Option<Arc<str>>,
+}
+
+impl ServerConnected {
+    /// What SHOW has in place of a pool, as PgBouncer.
+    pub fn no_pool() -> PoolKey {
+        PoolKey { database: "(nodb)".into(), user: "(nouser)".into() }
+    }
 }
 
 /// What clients and servers have in common. Times are microseconds on the roster's clock; 0 is "none".
@@ -364,6 +382,8 @@ pub struct ClientEntry {
     pub connected: ClientConnected,
     claim: OnceLock<(DatabaseName, UserName)>,
     login: OnceLock<ClientLogin>,
+    /// Boxed: only cancel requests have it, and they are few.
+    cancel_of: OnceLock<Box<CancelOf>>,
     activity: Activity,
     disconnect: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -384,7 +404,12 @@ impl ClientEntry {
     /// The database for log lines: `(nodb)` before the start-up packet.
     pub fn database_name(&self) -> &str {
         let claimed = || self.claim.get().map(|(database, _)| database);
-        self.login().map(|it| &it.pool.database).or_else(claimed).map_or("(nodb)", DatabaseName::as_str)
+        let canceled = || match self.cancel_of()? {
+            CancelOf::Pool(pool) => Some(&pool.database),
+            CancelOf::Peer(_) => None,
+        };
+        let database = self.login().map(|it| &it.pool.database).or_else(claimed).or_else(canceled);
+        database.map_or("(nodb)", DatabaseName::as_str)
     }
 
     /// The user for log lines: `(nouser)` before the start-up packet.
@@ -403,6 +428,18 @@ impl ClientEntry {
     /// What is known since its login.
     pub fn login(&self) -> Option<&ClientLogin> {
         self.login.get()
+    }
+
+    /// It is a cancel request that waits for a connection to carry it. A second call changes nothing.
+    pub fn requests_cancel(&self, of: CancelOf) {
+        if self.cancel_of.set(Box::new(of)).is_ok() {
+            self.set_state(ClientState::WaitingCancelRequest);
+        }
+    }
+
+    /// Where it goes, if it is a cancel request.
+    pub fn cancel_of(&self) -> Option<&CancelOf> {
+        self.cancel_of.get().map(|it| &**it)
     }
 
     /// Tells it to go: its driver is woken and finds the reason. The first reason stays.
@@ -529,6 +566,7 @@ impl Roster {
             connected,
             claim: OnceLock::new(),
             login: OnceLock::new(),
+            cancel_of: OnceLock::new(),
             disconnect: AtomicU8::new(0),
             waker: Mutex::new(None),
         });

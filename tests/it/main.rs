@@ -19,6 +19,7 @@ mod metrics;
 mod operators;
 mod pam;
 mod parameters;
+mod peers;
 mod pools;
 mod prepared;
 mod protocol;

@@ -22,6 +22,7 @@ pub struct Setup {
     settings: BTreeMap<String, String>,
     databases: BTreeMap<String, String>,
     users: BTreeMap<String, String>,
+    peers: BTreeMap<String, String>,
     /// Where the databases are by default.
     server: String,
     environment: Vec<(String, String)>,
@@ -64,6 +65,7 @@ impl Setup {
             settings,
             databases,
             users,
+            peers: BTreeMap::new(),
             server: server.to_owned(),
             environment: Vec::new(),
             files: Vec::new(),
@@ -117,6 +119,12 @@ impl Setup {
         self
     }
 
+    /// An entry of `[peers]`.
+    pub fn peer(mut self, id: u16, lines: &str) -> Self {
+        self.peers.insert(id.to_string(), format!("{lines}\n"));
+        self
+    }
+
     /// A file beside the configuration, which may name it without a directory.
     pub fn file(mut self, name: &str, content: &str) -> Self {
         self.files.push((name.to_owned(), content.to_owned()));
@@ -141,7 +149,9 @@ impl Setup {
         for (name, value) in &self.settings {
             let _ = writeln!(text, "{name} = {value}");
         }
-        for (section, entries) in [("databases", &self.databases), ("users", &self.users)] {
+        for (section, entries) in
+            [("databases", &self.databases), ("users", &self.users), ("peers", &self.peers)]
+        {
             for (name, lines) in entries {
                 let _ = write!(text, "\n[{section}.\"{name}\"]\n{lines}");
             }

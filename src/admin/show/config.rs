@@ -98,7 +98,7 @@ fn current(view: &View) -> Current {
         *current.database_clients.entry(login.pool.database.clone()).or_default() += 1;
         *current.user_clients.entry(login.user.clone()).or_default() += 1;
     }
-    for server in view.roster.servers() {
+    for server in view.roster.servers().iter().filter(|it| it.connected.peer_process.is_none()) {
         let pool = &server.connected.pool;
         *current.database_servers.entry(pool.database.clone()).or_default() += 1;
         *current.user_servers.entry(pool.user.clone()).or_default() += 1;

@@ -81,7 +81,7 @@ topics! {
     Fds "fds" process::FDS, process::nothing;
     Lists "lists" process::LISTS, process::lists;
     Mem "mem" process::MEM, process::mem;
-    PeerPools "peer_pools" pools::PEER_POOLS, process::nothing;
+    PeerPools "peer_pools" pools::PEER_POOLS, pools::peer_pools;
     Peers "peers" config::PEERS, config::peers;
     Pools "pools" pools::POOLS, pools::pools;
     Servers "servers" sockets::CONNECTIONS, sockets::servers;

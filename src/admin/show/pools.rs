@@ -1,14 +1,15 @@
 //! SHOW POOLS and PEER_POOLS.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::super::{View, console_pool};
 use super::Value;
 use super::config::{load_balance_hosts, pool_mode};
 use super::row;
 use crate::config::PoolMode;
-use crate::ids::PoolKey;
-use crate::stats::{ClientState, ServerState};
+use crate::ids::{PeerId, PoolKey};
+use crate::stats::{CancelOf, ClientEntry, ClientState, ServerEntry, ServerState};
 use crate::wire::encode::Column;
 
 pub(super) const POOLS: &[Column] = &[
@@ -63,15 +64,19 @@ pub(in crate::admin) fn pool_counts(view: &View) -> BTreeMap<PoolKey, PoolCounts
     let mut pools: BTreeMap<PoolKey, PoolCounts> =
         view.pools.iter().map(|(key, _)| (key.clone(), PoolCounts::default())).collect();
     for client in view.roster.clients() {
-        let Some(login) = client.login() else { continue };
-        let pool = pools.entry(login.pool.clone()).or_default();
+        let pool = match (client.login(), client.cancel_of()) {
+            (Some(login), _) => &login.pool,
+            (None, Some(CancelOf::Pool(pool))) => pool,
+            (None, Some(CancelOf::Peer(_)) | None) => continue,
+        };
+        let pool = pools.entry(pool.clone()).or_default();
         pool.clients[client.state() as usize] += 1;
         if client.state() == ClientState::Waiting {
             let waited = client.query_since_us().map_or(0, |since| view.now_us().saturating_sub(since));
             pool.max_wait_us = pool.max_wait_us.max(waited);
         }
     }
-    for server in view.roster.servers() {
+    for server in view.roster.servers().iter().filter(|it| it.connected.peer_process.is_none()) {
         pools.entry(server.connected.pool.clone()).or_default().servers[server.state() as usize] += 1;
     }
     pools
@@ -79,6 +84,29 @@ pub(in crate::admin) fn pool_counts(view: &View) -> BTreeMap<PoolKey, PoolCounts
 
 pub(super) fn pools(view: &View) -> Vec<Vec<Value>> {
     pool_counts(view).iter().map(|(key, counts)| pool(view, key, counts)).collect()
+}
+
+pub(super) fn peer_pools(view: &View) -> Vec<Vec<Value>> {
+    let (clients, servers) = (view.roster.clients(), view.roster.servers());
+    let row = |id: &PeerId| {
+        let requests = |state| {
+            let is =
+                |it: &&Arc<ClientEntry>| it.cancel_of() == Some(&CancelOf::Peer(*id)) && it.state() == state;
+            clients.iter().filter(is).count()
+        };
+        let carrying = |state| {
+            let is = |it: &&Arc<ServerEntry>| it.connected.peer_process == Some(*id) && it.state() == state;
+            servers.iter().filter(is).count()
+        };
+        row![
+            id.0,
+            requests(ClientState::ActiveCancelRequest),
+            requests(ClientState::WaitingCancelRequest),
+            carrying(ServerState::ActiveCancel),
+            carrying(ServerState::Login),
+        ]
+    };
+    view.peer_pools.iter().map(row).collect()
 }
 
 fn pool(view: &View, key: &PoolKey, counts: &PoolCounts) -> Vec<Value> {

@@ -87,7 +87,7 @@ pub(in crate::admin) fn list_items(view: &View) -> Vec<(&'static str, usize)> {
         ("users", user_names(view).len()),
         ("peers", view.config.peers.len()),
         ("pools", view.pools.len()),
-        ("peer_pools", 0),
+        ("peer_pools", view.peer_pools.len()),
         // PgBouncer keeps the memory of closed connections; here there is none to count.
         ("free_clients", 0),
         ("used_clients", clients.len()),

@@ -6,6 +6,7 @@
 use super::diagnostic::nearest;
 use super::kinds::Facts;
 use super::value::Fault;
+use crate::ids::PeerId;
 
 mod entries;
 mod global;
@@ -143,6 +144,11 @@ impl Settings {
             }
         }
         settings
+    }
+
+    /// Our own number among processes that share a port: `peer_id`, where it is set.
+    pub fn peer(&self) -> Option<PeerId> {
+        (self.peer_id > 0).then_some(PeerId(self.peer_id))
     }
 }
 
