@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::admin::VERSION;
 use crate::app::{self, RunOptions};
 use crate::config::{self, Config, Dialect, Level};
+
+mod pgbouncer;
+
+/// What PgBouncer says where its one argument is missing.
+const NO_FILE: &str = "no configuration file specified";
 
 #[derive(Parser, Debug)]
 #[command(
@@ -74,17 +79,20 @@ enum Command {
 
 /// Runs the program with these arguments, the first being its own name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match parse(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    match parse(&arguments) {
         Ok(Task::Run(options)) => app::run(options),
         Ok(Task::Check(file)) => check(&file),
         Ok(Task::Print(text)) => print(&text),
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => print(&error.render().to_string()),
+        Err(error) if is_pgbouncer(&arguments) => {
+            eprint!("{}", pgbouncer::complaint(&error, &arguments));
+            ExitCode::FAILURE
+        }
         Err(error) => {
             // Where standard error is closed there is nobody left to tell.
             let _ = error.print();
-            match error.kind() {
-                ErrorKind::DisplayHelp => ExitCode::SUCCESS,
-                _ => ExitCode::FAILURE,
-            }
+            ExitCode::FAILURE
         }
     }
 }
@@ -97,13 +105,15 @@ enum Task {
     Print(String),
 }
 
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Error> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let as_pgbouncer =
-        arguments.first().is_some_and(|it| Path::new(it).file_name().is_some_and(|name| name == "pgbouncer"));
-    let (run, command) = if as_pgbouncer {
-        let command = Run::augment_args(clap::Command::new("pgbouncer").disable_version_flag(true));
-        (Run::from_arg_matches(&command.try_get_matches_from(arguments)?)?, None)
+/// Whether the program was started under PgBouncer's name.
+fn is_pgbouncer(arguments: &[OsString]) -> bool {
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    name.is_some_and(|name| name == "pgbouncer")
+}
+
+fn parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
+    let (run, command) = if is_pgbouncer(arguments) {
+        (pgbouncer::parse(arguments)?, None)
     } else {
         let arguments = Arguments::try_parse_from(arguments)?;
         (arguments.run, arguments.command)
@@ -113,15 +123,14 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
         Some(Command::Example) => Ok(Task::Print(config::example())),
         Some(Command::Settings) => Ok(Task::Print(config::reference())),
         None if run.version => Ok(Task::Print(format!("{VERSION}\n"))),
-        None => options(run, as_pgbouncer).map(Task::Run),
+        None => options(run, is_pgbouncer(arguments)).map(Task::Run),
     }
 }
 
 fn options(run: Run, as_pgbouncer: bool) -> Result<RunOptions, clap::Error> {
     let Run { daemon, quiet, verbose, reboot, user, config, .. } = run;
-    let missing = "no configuration file specified";
     let config =
-        config.ok_or_else(|| Arguments::command().error(ErrorKind::MissingRequiredArgument, missing))?;
+        config.ok_or_else(|| Arguments::command().error(ErrorKind::MissingRequiredArgument, NO_FILE))?;
     let dialect = if as_pgbouncer { Dialect::Ini } else { config::dialect_of(&config) };
     Ok(RunOptions { config, dialect, verbose, quiet, daemon, reboot, user })
 }
@@ -170,8 +179,12 @@ fn print(text: &str) -> ExitCode {
 mod tests {
     use super::*;
 
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
     fn parsed(line: &str) -> Result<Task, ErrorKind> {
-        parse(line.split(' ').map(OsString::from)).map_err(|it| it.kind())
+        parse(&words(line)).map_err(|it| it.kind())
     }
 
     fn runs(line: &str) -> RunOptions {
@@ -206,6 +219,25 @@ mod tests {
         assert_eq!(parsed("pgweir settings"), Ok(Task::Print(config::reference())));
         assert_eq!(parsed("pgweir -h"), Err(ErrorKind::DisplayHelp));
         assert_eq!(parsed("pgbouncer --help"), Err(ErrorKind::DisplayHelp));
+    }
+
+    #[test]
+    fn under_pgbouncers_name_options_are_read_and_refused_as_getopt_does() {
+        assert_eq!(runs("pgbouncer --quie --verb --verb -d -d a").verbose, 2);
+        assert_eq!(runs("pgbouncer a -unobody -q").user.as_deref(), Some("nobody"));
+        for (line, expected) in [
+            ("pgbouncer -q", "no configuration file specified"),
+            ("pgbouncer a b", "no configuration file specified"),
+            ("pgbouncer -qx a", "invalid option -- 'x'"),
+            ("pgbouncer --nonsense=1 a", "unrecognized option '--nonsense'"),
+            ("pgbouncer a -u", "option requires an argument -- 'u'"),
+            ("pgbouncer a --user", "option '--user' requires an argument"),
+            ("pgbouncer --quiet=yes a", "option '--quiet' doesn't allow an argument"),
+        ] {
+            let error = parse(&words(line)).unwrap_err();
+            let said = pgbouncer::complaint(&error, &words(line));
+            assert_eq!(said.lines().next(), Some(&*format!("pgbouncer: {expected}")), "{line}");
+        }
     }
 
     #[test]

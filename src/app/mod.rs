@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Diagnostic, Dialect};
 use crate::handover::{self, Inherited};
 use crate::net::listen::{self, Bound, Listener, Place};
 use crate::net::{TcpOptions, Tls};
@@ -61,8 +61,7 @@ pub fn run(options: RunOptions) -> ExitCode {
             loaded.config
         }
         Err(mistakes) => {
-            mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
-            eprintln!("FATAL cannot load config file {}", options.config.display());
+            refuse(&options, &mistakes);
             return ExitCode::FAILURE;
         }
     };
@@ -75,6 +74,19 @@ pub fn run(options: RunOptions) -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says why a file cannot be used: for an ini file as PgBouncer's log would.
+fn refuse(options: &RunOptions, mistakes: &[Diagnostic]) {
+    let as_log = options.dialect == Dialect::Ini
+        && Log::start(&config::Settings::ini(), log::Console::StandardError).is_ok();
+    if as_log {
+        mistakes.iter().for_each(|mistake| tracing::error!("{mistake}"));
+        tracing::error!(fatal = true, "cannot load config file");
+    } else {
+        mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+        eprintln!("FATAL cannot load config file {}", options.config.display());
     }
 }
 

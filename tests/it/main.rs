@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod as_pgbouncer;
 mod auth;
 mod cancel;
 mod config;

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -41,6 +41,12 @@ pub fn link(program: &Path, directory: &Path) -> PathBuf {
     let link = directory.join("pgbouncer");
     std::os::unix::fs::symlink(program, &link).expect("the directory takes a link");
     link
+}
+
+/// Runs a program under the name `pgbouncer` until it ends.
+pub fn run(program: &Path, arguments: &[&str]) -> Output {
+    use std::os::unix::process::CommandExt;
+    place::command(program).arg0("pgbouncer").args(arguments).output().expect("the program runs")
 }
 
 /// A running program; ended when it is dropped.
@@ -99,6 +105,12 @@ impl Bouncer {
     #[track_caller]
     pub fn connect(&self, database: &str, user: &str) -> Raw {
         Raw::connect(("127.0.0.1", self.port), database, user)
+    }
+
+    /// A session on the console.
+    #[track_caller]
+    pub fn console(&self) -> Raw {
+        self.connect("pgbouncer", "admin")
     }
 }
 

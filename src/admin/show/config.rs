@@ -79,7 +79,9 @@ pub(super) fn config(view: &View) -> Vec<Vec<Value>> {
         Compatibility::Postgres => it.default,
     };
     let changeable = |reload| if reload == Reload::Restart { "no" } else { "yes" };
-    GLOBAL.iter().map(|it| row![it.name, (it.show)(settings), default(it), changeable(it.reload)]).collect()
+    // As PgBouncer: an empty text where the default is one, NULL where there is no default.
+    let value = |it: &config::Setting<_>| (it.show)(settings).or_else(|| it.default.map(|_| String::new()));
+    GLOBAL.iter().map(|it| row![it.name, value(it), default(it), changeable(it.reload)]).collect()
 }
 
 /// How many connections there are of each database and of each user.
