@@ -31,7 +31,7 @@ python_packages "operators' tools" tools.txt tools --no-deps
 
 # Debian's package of PgBouncer, what it needs and its fixture for Python programs: fetched and unpacked, not installed.
 debian_packages() {
-    local debian="$DRIVERS/debian" package
+    local debian="$DRIVERS/debian"
     rm -rf "$debian"
     mkdir -p "$debian/packages/partial" "$debian/fixture"
     say "Fetching Debian's packages of PgBouncer into $debian"

@@ -3,9 +3,11 @@
 //! A process with threads can't be forked, so the program starts itself anew. Whoever started it hears what went wrong
 //! on the terminal and by the exit code: success means that clients can connect.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// Set for the process in the background.
@@ -51,6 +53,11 @@ fn try_launch() -> io::Result<ExitCode> {
 /// Errors: the system refuses.
 pub fn leave_terminal() -> io::Result<()> {
     rustix::process::setsid()?;
+    // Else the process would be called `exe`, and those who look for `pgbouncer` would not find it.
+    let path = std::env::args_os().next().map(PathBuf::from);
+    if let Some(name) = path.as_deref().and_then(Path::file_name) {
+        rustix::thread::set_name(&CString::new(name.as_encoded_bytes())?)?;
+    }
     Ok(())
 }
 

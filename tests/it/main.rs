@@ -25,6 +25,7 @@ mod pools;
 mod prepared;
 mod protocol;
 mod relay;
+mod replacing;
 mod schema;
 mod service;
 mod suspend;
