@@ -15,6 +15,7 @@ use crate::admin::VERSION;
 use crate::app::{self, RunOptions};
 use crate::config::{self, Config, Dialect, Level};
 
+mod health;
 mod pgbouncer;
 
 /// What PgBouncer says where its one argument is missing.
@@ -33,6 +34,9 @@ const NO_FILE: &str = "no configuration file specified";
 struct Arguments {
     #[command(flatten)]
     run: Run,
+    /// Take the configuration from variables of the environment, unless a file is mounted where images have theirs
+    #[arg(long, conflicts_with = "config")]
+    env: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -63,18 +67,42 @@ struct Run {
     config: Option<PathBuf>,
 }
 
+/// Where a container image's users mount a file; one that is there comes before the variables.
+const MOUNTED: [&str; 3] =
+    ["/etc/pgweir/pgweir.toml", "/etc/pgbouncer/pgbouncer.ini", "/bitnami/pgbouncer/conf/pgbouncer.ini"];
+
+/// The address that `pgweir health` asks unless told otherwise.
+const HEALTH_ADDRESS: &str = "127.0.0.1:9930";
+
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Report every mistake of a configuration file
     Check {
         /// The file
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        #[arg(value_name = "FILE", required_unless_present = "env")]
+        file: Option<PathBuf>,
+        /// The variables of the environment in place of a file
+        #[arg(long, conflicts_with = "file")]
+        env: bool,
     },
     /// Print a configuration file with every setting, its meaning and its default
     Example,
     /// Print the reference of all settings, in Markdown
     Settings,
+    /// Succeed if the pgweir whose http_listen is ADDRESS takes clients
+    Health {
+        /// Host and port
+        #[arg(value_name = "ADDRESS", default_value = HEALTH_ADDRESS)]
+        address: String,
+    },
+    /// Print the manual page, in roff
+    Man,
+    /// Print the completions for a shell
+    Completions {
+        /// Which one
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Runs the program with these arguments, the first being its own name.
@@ -82,8 +110,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     match parse(&arguments) {
         Ok(Task::Run(options)) => app::run(options),
-        Ok(Task::Check(file)) => check(&file),
+        Ok(Task::Check(Source { file, dialect })) => check(&file, dialect),
         Ok(Task::Print(text)) => print(&text),
+        Ok(Task::Health(address)) => match health::ask(&address) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        },
         Err(error) if error.kind() == ErrorKind::DisplayHelp => print(&error.render().to_string()),
         Err(error) if is_pgbouncer(&arguments) => {
             eprint!("{}", pgbouncer::complaint(&error, &arguments));
@@ -101,8 +136,26 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 #[derive(PartialEq, Eq, Debug)]
 enum Task {
     Run(RunOptions),
-    Check(PathBuf),
+    Check(Source),
     Print(String),
+    Health(String),
+}
+
+/// Where a configuration is, and how it is written.
+#[derive(PartialEq, Eq, Debug)]
+struct Source {
+    file: PathBuf,
+    dialect: Dialect,
+}
+
+impl Source {
+    fn file(file: PathBuf) -> Self {
+        Self { dialect: config::dialect_of(&file), file }
+    }
+
+    fn environment() -> Self {
+        Self { file: config::ENVIRONMENT.into(), dialect: Dialect::Environment }
+    }
 }
 
 /// Whether the program was started under PgBouncer's name.
@@ -112,32 +165,62 @@ fn is_pgbouncer(arguments: &[OsString]) -> bool {
 }
 
 fn parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
-    let (run, command) = if is_pgbouncer(arguments) {
-        (pgbouncer::parse(arguments)?, None)
-    } else {
-        let arguments = Arguments::try_parse_from(arguments)?;
-        (arguments.run, arguments.command)
-    };
+    if is_pgbouncer(arguments) {
+        let mut run = pgbouncer::parse(arguments)?;
+        let source = run.config.take().map(|file| Source { file, dialect: Dialect::Ini });
+        return start(run, source);
+    }
+    let Arguments { mut run, env, command } = Arguments::try_parse_from(arguments)?;
     match command {
-        Some(Command::Check { file }) => Ok(Task::Check(file)),
+        Some(Command::Check { file, .. }) => {
+            Ok(Task::Check(file.map_or_else(Source::environment, Source::file)))
+        }
         Some(Command::Example) => Ok(Task::Print(config::example())),
         Some(Command::Settings) => Ok(Task::Print(config::reference())),
-        None if run.version => Ok(Task::Print(format!("{VERSION}\n"))),
-        None => options(run, is_pgbouncer(arguments)).map(Task::Run),
+        Some(Command::Health { address }) => Ok(Task::Health(address)),
+        Some(Command::Man) => Ok(Task::Print(manual_page())),
+        Some(Command::Completions { shell }) => Ok(Task::Print(completions(shell))),
+        None if env => start(run, Some(mounted())),
+        None => {
+            let source = run.config.take().map(Source::file);
+            start(run, source)
+        }
     }
 }
 
-fn options(run: Run, as_pgbouncer: bool) -> Result<RunOptions, clap::Error> {
-    let Run { daemon, quiet, verbose, reboot, user, config, .. } = run;
-    let config =
-        config.ok_or_else(|| Arguments::command().error(ErrorKind::MissingRequiredArgument, NO_FILE))?;
-    let dialect = if as_pgbouncer { Dialect::Ini } else { config::dialect_of(&config) };
-    Ok(RunOptions { config, dialect, verbose, quiet, daemon, reboot, user })
+/// A file that was mounted for a container, else its environment.
+fn mounted() -> Source {
+    let file = MOUNTED.iter().map(PathBuf::from).find(|file| file.exists());
+    file.map_or_else(Source::environment, Source::file)
 }
 
-/// Prints what is wrong with a file; fails if it cannot be used.
-fn check(file: &Path) -> ExitCode {
-    let (findings, config) = match config::load(file, config::dialect_of(file)) {
+fn start(run: Run, source: Option<Source>) -> Result<Task, clap::Error> {
+    let Run { daemon, quiet, verbose, reboot, user, version, .. } = run;
+    if version {
+        return Ok(Task::Print(format!("{VERSION}\n")));
+    }
+    let Source { file: config, dialect } =
+        source.ok_or_else(|| Arguments::command().error(ErrorKind::MissingRequiredArgument, NO_FILE))?;
+    Ok(Task::Run(RunOptions { config, dialect, verbose, quiet, daemon, reboot, user }))
+}
+
+/// pgweir(1): the command line as clap knows it, the rest from the settings table.
+fn manual_page() -> String {
+    let mut page = Vec::new();
+    let written = clap_mangen::Man::new(Arguments::command()).render(&mut page);
+    written.expect("a vector takes everything");
+    String::from_utf8_lossy(&page).into_owned() + &config::manual()
+}
+
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "pgweir", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Prints what is wrong with a configuration; fails if it cannot be used.
+fn check(file: &Path, dialect: Dialect) -> ExitCode {
+    let (findings, config) = match config::load(file, dialect) {
         Ok(loaded) => (loaded.notes, Some(loaded.config)),
         Err(findings) => (findings, None),
     };
@@ -213,12 +296,34 @@ mod tests {
 
     #[test]
     fn commands_and_versions_need_no_configuration() {
-        assert_eq!(parsed("pgweir check a.toml"), Ok(Task::Check("a.toml".into())));
+        assert_eq!(parsed("pgweir check a.toml"), Ok(Task::Check(Source::file("a.toml".into()))));
+        assert_eq!(parsed("pgweir check --env"), Ok(Task::Check(Source::environment())));
+        assert_eq!(parsed("pgweir health"), Ok(Task::Health(HEALTH_ADDRESS.to_owned())));
         assert_eq!(parsed("pgweir -V"), Ok(Task::Print(format!("{VERSION}\n"))));
         assert_eq!(parsed("pgbouncer --version"), Ok(Task::Print(format!("{VERSION}\n"))));
         assert_eq!(parsed("pgweir settings"), Ok(Task::Print(config::reference())));
         assert_eq!(parsed("pgweir -h"), Err(ErrorKind::DisplayHelp));
         assert_eq!(parsed("pgbouncer --help"), Err(ErrorKind::DisplayHelp));
+    }
+
+    #[test]
+    fn a_container_is_told_by_its_environment() {
+        assert_eq!(runs("pgweir --env").dialect, Dialect::Environment);
+        assert!(parsed("pgweir --env a.toml").is_err());
+        assert!(parsed("pgweir check --env a.toml").is_err());
+        assert!(parsed("pgbouncer --env").is_err());
+    }
+
+    #[test]
+    fn the_manual_page_and_the_completions_know_every_command() {
+        for command in Arguments::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(manual_page().contains(&format!("pgweir\\-{name}")), "{name}");
+            for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+                assert!(completions(shell).contains(name), "{name}");
+            }
+        }
+        assert!(manual_page().contains("\\fBserver_idle_timeout\\fR"));
     }
 
     #[test]

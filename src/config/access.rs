@@ -67,7 +67,7 @@ pub fn with_access(
         return Ok(config);
     }
     let left_out = match config.dialect {
-        Dialect::Toml => Level::Error,
+        Dialect::Toml | Dialect::Environment => Level::Error,
         Dialect::Ini => Level::Note,
     };
     let mut findings = Findings::default();

@@ -31,7 +31,7 @@ impl Context<'_> {
     /// How bad it is where PgBouncer would go on regardless.
     pub fn lenient(&self) -> Level {
         match self.dialect {
-            Dialect::Toml => Level::Error,
+            Dialect::Toml | Dialect::Environment => Level::Error,
             Dialect::Ini => Level::Note,
         }
     }
@@ -99,7 +99,7 @@ struct Assembler<'a> {
 impl<'a> Assembler<'a> {
     fn new(findings: Findings, context: &'a Context<'a>) -> Self {
         let settings = match context.dialect {
-            Dialect::Toml => Settings::default(),
+            Dialect::Toml | Dialect::Environment => Settings::default(),
             Dialect::Ini => Settings::ini(),
         };
         let places = Places::default();

@@ -183,6 +183,16 @@ fn assignment(line: &str) -> Result<(&str, &str), Fault> {
     Ok((key, value.trim_ascii()))
 }
 
+/// All of an entry's `key=value`.
+pub fn pairs(text: &str) -> Result<Vec<(&str, String)>, Fault> {
+    let (mut found, mut rest) = (Vec::new(), text);
+    while let Some((key, value, after)) = pair(rest)? {
+        found.push((key, value));
+        rest = after;
+    }
+    Ok(found)
+}
+
 /// Takes the first `key=value` off an entry's value: key, value and what follows. A value with blanks in it stands in
 /// single quotes, a single quote in it is doubled.
 fn pair(text: &str) -> Result<Option<(&str, String, &str)>, Fault> {

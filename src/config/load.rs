@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::assemble::{Context, assemble};
 use super::diff::{ReloadPlan, diff};
 use super::settings::{GLOBAL, Reload};
-use super::{Config, Diagnostic, Dialect, Level, ini, toml};
+use super::{Config, Diagnostic, Dialect, Level, environment, ini, toml};
 
 /// The largest file that is read. A list of a million users has 200 MB.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -23,6 +23,9 @@ pub trait Surroundings {
 
     /// A variable of the environment.
     fn variable(&self, name: &str) -> Option<String>;
+
+    /// The names of all its variables.
+    fn variables(&self) -> Vec<String>;
 }
 
 /// What a look at a file's permissions shows.
@@ -47,6 +50,10 @@ impl Surroundings for Nowhere {
 
     fn variable(&self, _: &str) -> Option<String> {
         None
+    }
+
+    fn variables(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -83,6 +90,10 @@ impl Surroundings for System {
 
     fn variable(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
+    }
+
+    fn variables(&self) -> Vec<String> {
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect()
     }
 }
 
@@ -137,8 +148,11 @@ pub fn dialect_of(file: &Path) -> Dialect {
     }
 }
 
-/// Reads a file, and all it refers to, from the file system.
+/// Reads a file, and all it refers to, from the file system; or the environment, where `file` is but its name.
 pub fn load(file: &Path, dialect: Dialect) -> Result<Loaded, Vec<Diagnostic>> {
+    if dialect == Dialect::Environment {
+        return read(file, "", dialect, &System);
+    }
     match System.text(file) {
         Ok(text) => read(file, &text, dialect, &System),
         Err(what) => {
@@ -159,8 +173,11 @@ pub fn read(
     let mut reading = match dialect {
         Dialect::Toml => toml::read(file, text, surroundings),
         Dialect::Ini => ini::read(file, text, surroundings),
+        Dialect::Environment => environment::read(surroundings),
     };
-    reading.files.insert(0, file.to_path_buf());
+    if dialect != Dialect::Environment {
+        reading.files.insert(0, file.to_path_buf());
+    }
     assemble(reading, &Context { file, dialect, surroundings }).map(|mut loaded| {
         loaded.config.settings.conffile =
             loaded.config.settings.conffile.or_else(|| Some(file.to_path_buf()));

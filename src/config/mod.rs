@@ -17,12 +17,14 @@ mod check;
 mod diagnostic;
 mod diff;
 mod effective;
+mod environment;
 pub mod hba;
 pub mod ident;
 mod ini;
 mod kinds;
 pub mod ldap;
 mod load;
+mod manual;
 mod render;
 mod settings;
 mod statement;
@@ -37,7 +39,9 @@ pub use access::with_access;
 pub use diagnostic::{Diagnostic, Level};
 pub use diff::{Change, ReloadPlan, diff};
 pub use effective::{CONSOLE_DATABASES, is_console};
+pub use environment::PLACE as ENVIRONMENT;
 pub use load::{Loaded, Look, Nowhere, Surroundings, System, dialect_of, load, read};
+pub use manual::manual;
 pub use render::{Shown, example, reference};
 pub use settings::{GLOBAL, Reload, Setting, Settings, global};
 pub use value::Fault;
@@ -50,6 +54,8 @@ pub enum Dialect {
     Toml,
     /// `pgbouncer.ini`.
     Ini,
+    /// No file: variables of the environment.
+    Environment,
 }
 
 /// How long a client keeps a server: `pool_mode`.

@@ -27,7 +27,7 @@ impl Config {
         GLOBAL.iter().map(|row| {
             let default = match self.dialect {
                 Dialect::Ini => row.default_ini.or(row.default),
-                Dialect::Toml => row.default,
+                Dialect::Toml | Dialect::Environment => row.default,
             };
             // What has no value is shown as PgBouncer does: NULL only where NULL is its default.
             let value = (row.show)(&self.settings).or_else(|| row.default.map(|_| String::new()));

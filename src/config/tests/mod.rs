@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Config, Diagnostic, Dialect, Loaded, Look, Surroundings, read};
 
 mod access;
+mod environment;
 mod ini;
 mod reload;
 mod table;
@@ -42,6 +43,10 @@ impl Surroundings for Fake {
 
     fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).map(|it| (*it).to_owned())
+    }
+
+    fn variables(&self) -> Vec<String> {
+        self.variables.keys().map(|it| (*it).to_owned()).collect()
     }
 }
 
