@@ -25,6 +25,7 @@ fn settings() -> PoolSettings {
         server_round_robin: false,
         connecting_max: SERVERS,
         check_after: None,
+        switchover_timeout: Duration::ZERO,
     }
 }
 

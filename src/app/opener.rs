@@ -14,8 +14,9 @@ use crate::client::stored_credentials;
 use crate::config::Config;
 use crate::ids::{PoolKey, WorkerId};
 use crate::pool::schedule::OpenFailure;
-use crate::pool::{Lease, OpenError, OpenTask, Opener, Resetting};
+use crate::pool::{Connection as _, Lease, OpenError, OpenTask, Opener, Resetting};
 use crate::server::{Rotation, ServerConn, Target};
+use crate::session::params::Role;
 use crate::wire::{Report, SqlState};
 
 /// What is known of one pool's servers before they are opened.
@@ -116,6 +117,14 @@ async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn>) {
     };
     target.welcome = task.pool().welcome();
     match process.connector.connect(&target, worker).await {
+        Ok(conn) if is_unwanted(&task, &conn) => {
+            tracing::warn!(database = %key.database, user = %key.user, "{STANDBY}, and the primary is waited for");
+            conn.close();
+            if let Some(entry) = config.database(&key.database) {
+                origin.rotation.on_failure(entry.load_balance_hosts);
+            }
+            task.failed(standby(), worker, Instant::now());
+        }
         Ok(conn) => task.opened(conn, Instant::now()),
         Err(error) => {
             if let Some(entry) = config.database(&key.database) {
@@ -124,6 +133,19 @@ async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn>) {
             task.failed(error.into(), worker, Instant::now());
         }
     }
+}
+
+/// After a switchover the old name may still lead to the old server, which is a standby now.
+fn is_unwanted(task: &OpenTask<ServerConn>, conn: &ServerConn) -> bool {
+    conn.reported().role() == Role::Standby && task.pool().awaits_primary(Instant::now())
+}
+
+const STANDBY: &str = "the server is a standby";
+
+fn standby() -> OpenError {
+    let report = Report::fatal(SqlState::CANNOT_CONNECT_NOW, STANDBY)
+        .hint("Its pool has had a primary, and waits for one for switchover_timeout.");
+    OpenError { kind: OpenFailure::Unreachable, reason: STANDBY.to_owned(), report }
 }
 
 /// The configuration's password for the pool's user, else what its clients have shown.

@@ -274,6 +274,9 @@ impl Driver {
     /// Gives a server back as the relay's verdict says.
     fn take_leave(&mut self, session: Box<crate::session::server::Server>, verdict: Verdict, now: Instant) {
         let Some(mut lease) = self.lease.take() else { return };
+        if session.refused_write() {
+            lease.pool().demoted(now);
+        }
         lease.session = Some(session);
         self.server_flush = Flush::Done;
         let always = self.worker.config.load().settings.server_reset_query_always;
@@ -284,6 +287,7 @@ impl Driver {
             Verdict::Reuse(done) | Verdict::Clean(done, _) => {
                 super::cleaning::start(&self.worker, lease.reset(done))
             }
+            Verdict::Close(reason @ CloseReason::ServerGone) => lease.lost(reason.text(), now),
             Verdict::Close(reason) => lease.close(reason.text()),
         }
     }

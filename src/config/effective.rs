@@ -54,6 +54,7 @@ impl Config {
             server_lifetime: database.and_then(|it| it.server_lifetime).unwrap_or(global.server_lifetime),
             server_idle_timeout: global.server_idle_timeout,
             server_login_retry: global.server_login_retry,
+            switchover_timeout: global.switchover_timeout,
             server_round_robin: global.server_round_robin,
             connecting_max: global.server_connecting_max,
             check_after: global.server_check_query.as_ref().map(|_| global.server_check_delay),

@@ -366,6 +366,8 @@ pub struct PoolSettings {
     pub server_idle_timeout: Duration,
     /// How long after a failed connect the next may be tried.
     pub server_login_retry: Duration,
+    /// How long clients wait for the successor of a server that was lost; zero: they do not.
+    pub switchover_timeout: Duration,
     /// First in, first out instead of most recently used first.
     pub server_round_robin: bool,
     /// New server connections that may be under way at once.

@@ -19,6 +19,7 @@ use super::schedule::Seat;
 use super::{Pool, Tracked};
 use crate::ids::WorkerId;
 use crate::server::ServerConn;
+use crate::session::params::Role;
 use crate::session::verdict::Done;
 use crate::stats::{ServerEntry, ServerSeat, server_event};
 
@@ -65,6 +66,11 @@ impl<C: Connection> Member<C> {
         let waker = Waker::from(Arc::clone(&watch));
         let Given { permit, entry, born, generation } = given;
         Box::new(Self { conn: Some(conn), permit, entry, born, link, watch, waker, generation })
+    }
+
+    /// What the server is to replication.
+    pub(super) fn role(&self) -> Role {
+        self.conn.as_ref().map_or(Role::Unknown, |conn| conn.reported().role())
     }
 
     pub(super) fn link(&self) -> Arc<Link<C>> {
@@ -176,6 +182,14 @@ impl<State, C: Connection> Lease<State, C> {
     /// Closes the connection and frees its place.
     pub fn close(mut self, reason: &str) {
         self.end(reason);
+    }
+
+    /// Closes a connection that the server has ended. Clients may wait for its successor.
+    pub fn lost(self, reason: &str, now: Instant) {
+        if let Some(member) = &self.member {
+            self.pool.lock().lost(member.role(), now);
+        }
+        self.close(reason);
     }
 
     pub(super) fn track(&self, tracked: Tracked) {

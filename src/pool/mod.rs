@@ -168,6 +168,7 @@ impl<C: Connection> Pool<C> {
     /// A server comes back fit for the next client. It is heard, and watched from then on.
     fn take_back(&self, seat: Seat, mut member: Box<Member<C>>, now: Instant) {
         if let Err(reason) = member.watch() {
+            self.lock().lost(member.role(), now);
             self.close(seat, *member, &reason);
             return self.serve_demand(now);
         }
@@ -335,6 +336,20 @@ impl<C: Connection> Pool<C> {
         self.serve_demand(Instant::now());
     }
 
+    /// A standby has refused to write. A pool that has had a primary leaves its servers, and waits for one.
+    pub fn demoted(&self, now: Instant) {
+        if self.lock().demoted(now) {
+            let (database, user) = (&self.key.database, &self.key.user);
+            tracing::warn!(%database, %user, "the server has become a standby: looking for the primary");
+            self.renew();
+        }
+    }
+
+    /// Whether a standby is not to be taken now: the pool has lost its primary a short while ago.
+    pub fn awaits_primary(&self, now: Instant) -> bool {
+        self.lock().awaits_primary(now)
+    }
+
     fn kill(&self) {
         let closing = self.lock().kill();
         self.close_all(closing);
@@ -419,6 +434,7 @@ impl<C: Connection> OpenTask<C> {
                 None => pool.welcome.store(Some(conn.reported())),
             }
         }
+        pool.lock().came(conn.reported().role());
         let entry = pool.setup.roster.server(conn.connected(&pool.key), self.begun);
         entry.set_pid(conn.backend());
         let given = Given { permit, entry, born: self.begun, generation };

@@ -66,13 +66,15 @@ impl Connection for ServerConn {
     }
 }
 
+/// A server that is starting up or shutting down says so by these.
+const AWAY: [SqlState; 3] =
+    [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN];
+
 impl From<ConnectError> for OpenError {
     fn from(error: ConnectError) -> Self {
         // A server that is starting up or shutting down will be back: src/backend/tcop/backend_startup.c.
         let kind = match &error {
-            ConnectError::Rejected(report) if report.sqlstate == SqlState::CANNOT_CONNECT_NOW => {
-                OpenFailure::Unreachable
-            }
+            ConnectError::Rejected(report) if AWAY.contains(&report.sqlstate) => OpenFailure::Unreachable,
             ConnectError::Rejected(_) | ConnectError::Auth(_) => OpenFailure::Refused,
             _ => OpenFailure::Unreachable,
         };
@@ -223,6 +225,7 @@ mod tests {
         let rejected = |sqlstate| ConnectError::Rejected(Box::new(Report::fatal(sqlstate, "no")));
         for (error, kind) in [
             (rejected(SqlState::CANNOT_CONNECT_NOW), OpenFailure::Unreachable),
+            (rejected(SqlState::ADMIN_SHUTDOWN), OpenFailure::Unreachable),
             (rejected(SqlState::INVALID_AUTHORIZATION), OpenFailure::Refused),
             (ConnectError::Timeout, OpenFailure::Unreachable),
         ] {

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::config::PoolSettings;
 use crate::ids::{ClientId, WorkerId};
+use crate::session::params::Role;
 
 mod answer;
 mod slots;
+mod successor;
 #[cfg(test)]
 mod tests;
 mod waiters;
@@ -21,6 +23,7 @@ mod waiters;
 pub use answer::{Asker, Checkout, CloseReason, Closing, Flow, OpenFailure, Opening, Release};
 pub use slots::{Counts, Seat};
 use slots::{Slot, Slots, State};
+use successor::Succession;
 use waiters::Waiters;
 pub use waiters::{WaitTicket, Waiter};
 
@@ -50,6 +53,7 @@ pub struct Schedule<S, W, E> {
     failure: Option<Failure<E>>,
     /// When a server was last closed for its age: the next waits a while, so that a pool does not end at once.
     lifetime_closed: Option<Instant>,
+    succession: Succession,
 }
 
 impl<S, W, E: Clone> Schedule<S, W, E> {
@@ -64,6 +68,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
             generation: 0,
             failure: None,
             lifetime_closed: None,
+            succession: Succession::default(),
         }
     }
 
@@ -86,6 +91,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
             if let Some(failure) = &self.failure
                 && now < failure.retry_at
                 && self.slots.counts().total() == 0
+                && !self.succession.is_awaited(now)
             {
                 return Checkout::Refused(failure.error.clone());
             }
@@ -395,11 +401,32 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
     pub fn open_failed(&mut self, seat: Seat, error: E, kind: OpenFailure, now: Instant) -> Vec<Waiter<W>> {
         // From the attempt's beginning, as PgBouncer: a slow failure has been waited for already.
         let begun = self.slots.remove(seat).map_or(now, |slot| slot.born);
-        self.failure = Some(Failure { error, retry_at: begun + self.settings.server_login_retry });
+        let retry = self.succession.retry(self.settings.server_login_retry, now);
+        self.failure = Some(Failure { error, retry_at: begun + retry });
         if kind == OpenFailure::Refused && !self.has_prospects() {
             return self.dismiss();
         }
         Vec::new()
+    }
+
+    /// A server with this role has been opened, before [`Schedule::opened`].
+    pub fn came(&mut self, role: Role) {
+        self.succession.came(role);
+    }
+
+    /// A server with this role is gone by its own doing.
+    pub fn lost(&mut self, role: Role, now: Instant) {
+        self.succession.lost(role, self.settings.switchover_timeout, now);
+    }
+
+    /// A standby has refused to write. Returns whether the caller is to [`Schedule::renew`]: there was a primary before.
+    pub fn demoted(&mut self, now: Instant) -> bool {
+        self.succession.demoted(self.settings.switchover_timeout, now)
+    }
+
+    /// Whether a standby is not to be taken now: the pool has lost its primary a short while ago.
+    pub fn awaits_primary(&self, now: Instant) -> bool {
+        self.succession.awaits_primary(now)
     }
 
     /// Whether some server may yet serve a waiter: obsolete ones never do.

@@ -57,6 +57,15 @@ impl Values {
         self.0.values().map(|(name, value)| (&**name, &**value))
     }
 
+    /// What the server that reports these is to replication.
+    pub fn role(&self) -> Role {
+        match self.value("in_hot_standby") {
+            Some("off") => Role::Primary,
+            Some("on") => Role::Standby,
+            _ => Role::Unknown,
+        }
+    }
+
     /// True when it has no setting.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -69,6 +78,17 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Values {
         pairs.into_iter().for_each(|(name, value)| values.set(name, value));
         values
     }
+}
+
+/// What a server is to replication.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It takes writes.
+    Primary,
+    /// It follows a primary and takes none.
+    Standby,
+    /// It does not say: PostgreSQL before 14.
+    Unknown,
 }
 
 /// What one side holds: a client's wishes or a server's state.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::owed::Queue;
-use super::params::{Parameters, Values};
+use super::params::{Parameters, Role, Values};
 use super::residue::Residue;
 use super::verdict::{CloseReason, Done, Verdict};
 use crate::prepared::Shelf;
@@ -46,6 +46,8 @@ pub struct Server {
     /// Its only statement of a name not the pooler's was made for a DEALLOCATE that is under way.
     pub(super) lent_name: bool,
     pub(super) condemned: Option<CloseReason>,
+    /// It has said 25006, which a standby says to whoever wants to write.
+    pub(super) read_only: bool,
 }
 
 impl Server {
@@ -80,6 +82,12 @@ impl Server {
                 Arc::new(self.parameters.extra.iter().filter(|(name, _)| !gone(name)).collect());
         }
         self.residue = Residue::NONE;
+    }
+
+    /// Whether it is a standby and somebody wanted to write. A client that has made its own transaction read-only on a
+    /// primary is told the same, which says nothing of the server.
+    pub fn refused_write(&self) -> bool {
+        self.read_only && self.parameters.reported.role() == Role::Standby
     }
 
     /// What must be cleaned before another client may have it.

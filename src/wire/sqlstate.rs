@@ -65,6 +65,8 @@ states! {
     QUERY_CANCELED = b"57014";
     /// admin_shutdown.
     ADMIN_SHUTDOWN = b"57P01";
+    /// crash_shutdown.
+    CRASH_SHUTDOWN = b"57P02";
     /// cannot_connect_now.
     CANNOT_CONNECT_NOW = b"57P03";
     /// database_dropped.

@@ -29,5 +29,6 @@ mod replacing;
 mod schema;
 mod service;
 mod suspend;
+mod switchover;
 mod timeouts;
 mod tls;

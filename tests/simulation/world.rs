@@ -630,6 +630,7 @@ fn new_pool(rng: &mut Rng) -> Pool {
         server_round_robin: rng.one_in(3),
         connecting_max: rng.range(1, 3),
         check_after: None,
+        switchover_timeout: Duration::ZERO,
     };
     let rules = Rules {
         mode,

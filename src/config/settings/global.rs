@@ -229,6 +229,8 @@ settings! {
         "Connections to servers that one pool may be opening at once."
     shutdown_timeout: Duration = SECONDS, Some("0"), Live;
         "Longest wait for clients or servers when shutting down; what is left is closed then. 0: no limit."
+    switchover_timeout: Duration = SECONDS, Some("30"), Live, ini "0";
+        "After a server was lost, let clients wait this long for its successor; a pool that had a primary takes no standby meanwhile. 0: do not."
     workers: usize = COUNT, Some("0"), Restart;
         "Threads that carry the traffic. 0: as many as the machine has cores."
 }

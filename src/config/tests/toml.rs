@@ -278,6 +278,7 @@ max_packet_size = "1MB"
 compatibility = "pgbouncer"
 log_format = "pgbouncer"
 server_connecting_max = 1
+switchover_timeout = 0
 client_tls_sslmode = "disable"
 conffile = "/x"
 [databases."*"]

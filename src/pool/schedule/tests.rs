@@ -27,6 +27,7 @@ fn settings() -> PoolSettings {
         server_round_robin: false,
         connecting_max: 4,
         check_after: None,
+        switchover_timeout: Duration::ZERO,
     }
 }
 

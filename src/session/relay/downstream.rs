@@ -305,6 +305,9 @@ impl Relay {
             return Ok(Decision::Give(false));
         }
         let report = Report::parse(&self.down.undecided()[HEADER..header.total()])?;
+        if let (Some(server), true) = (&mut self.server, report.sqlstate == SqlState::READ_ONLY_TRANSACTION) {
+            server.read_only = true;
+        }
         if matches!(report.severity, Severity::Fatal | Severity::Panic) {
             self.last_words = Some(report);
         }
