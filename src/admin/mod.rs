@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::{Compatibility, Config};
 use crate::ids::{DatabaseName, PeerId, PoolKey};
+use crate::net::Names;
 use crate::stats::{PoolStats, Recent, Roster, Totals};
 use crate::wire::Report;
 
@@ -186,6 +187,8 @@ pub trait Source: Send + Sync {
     fn databases(&self) -> Vec<DatabaseState>;
     /// The peers that cancel requests have been passed on to.
     fn peer_pools(&self) -> Vec<PeerId>;
+    /// What is known of the names of servers.
+    fn names(&self) -> Names;
     /// Whether the pooler works.
     fn activity(&self) -> Activity;
     /// Whether new clients are welcome; else why not (shutting down, no listener).
@@ -269,6 +272,7 @@ struct View {
     pools: Vec<(PoolKey, Arc<PoolStats>)>,
     databases: Vec<DatabaseState>,
     peer_pools: Vec<PeerId>,
+    names: Names,
     activity: Activity,
     certificates: Vec<Certificate>,
     now: Instant,
@@ -285,6 +289,7 @@ impl View {
             pools,
             databases: admin.source.databases(),
             peer_pools: admin.source.peer_pools(),
+            names: admin.source.names(),
             activity: admin.source.activity(),
             certificates: admin.source.certificates(),
             now: Instant::now(),

@@ -48,6 +48,10 @@ impl Source for Process {
         vec![PeerId(7)]
     }
 
+    fn names(&self) -> Names {
+        Names::default()
+    }
+
     fn activity(&self) -> Activity {
         Activity::Paused
     }

@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, Diagnostic, Dialect};
 use crate::handover::{self, Inherited};
 use crate::net::listen::{self, Bound, Listener, Place};
-use crate::net::{TcpOptions, Tls};
+use crate::net::{Moved, TcpOptions, Tls};
 
 mod accept;
 mod daemon;
@@ -215,6 +216,7 @@ impl Serving<'_> {
         ));
         tokio::task::spawn_local(signals.run(Arc::clone(process), Arc::clone(&self.reloader)));
         tokio::task::spawn_local(tend(Arc::clone(process), Arc::clone(&self.admin)));
+        tokio::task::spawn_local(follow_names(Arc::clone(process), control.moves));
         tracing::info!("process up: {}, {} workers", admin::VERSION, process.workers);
         process.notifier.ready();
         if self.daemon {
@@ -249,6 +251,24 @@ fn address_of(place: &Place) -> String {
     match place {
         Place::Tcp(address) => address.to_string(),
         Place::Unix(path) => format!("unix:{}", Path::display(path)),
+    }
+}
+
+/// Looks after the names of servers for as long as the process runs: servers that a name does not lead to any more are
+/// closed as soon as they are free.
+async fn follow_names(process: Arc<Process>, mut moves: mpsc::UnboundedReceiver<Moved>) {
+    let names = process.connector.dialer.names().clone();
+    let tending = names.tend();
+    tokio::pin!(tending);
+    loop {
+        tokio::select! {
+            () = &mut tending => {}
+            Some(Moved { name, gone }) = moves.recv() => {
+                tracing::info!("{name} is not at {gone:?} any more");
+                process.pools.suspension().over().await;
+                process.pools.forsake(&name, &gone);
+            }
+        }
     }
 }
 

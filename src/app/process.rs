@@ -18,7 +18,7 @@ use crate::client::secrets::SecretMemory;
 use crate::config::Config;
 use crate::handover::Notifier;
 use crate::ids::IdSequence;
-use crate::net::{Dialer, Handshakes, TcpOptions, Tls};
+use crate::net::{Dialer, Handshakes, Moved, Names, TcpOptions, Tls};
 use crate::pool::{Pools, PoolsSetup};
 use crate::prepared::Registry;
 use crate::server::{Connector, ServerConn};
@@ -85,6 +85,8 @@ pub struct Process {
 pub struct Control {
     /// Orders from the console.
     pub orders: mpsc::UnboundedReceiver<Request>,
+    /// Names of servers that are not where they were.
+    pub moves: mpsc::UnboundedReceiver<Moved>,
 }
 
 /// Threads for handshakes and key derivations. One is enough to keep them off the workers; two use both cores of a
@@ -129,6 +131,7 @@ impl Process {
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let options = TcpOptions::of(&config.settings);
         let peer = config.settings.peer();
+        let (names, moves) = Names::new(&config.settings)?;
         let config = Arc::new(ArcSwap::from_pointee(config));
         let peers = cancel::Peers::new(Arc::clone(&config));
         let tls = Arc::new(ArcSwap::from_pointee(tls));
@@ -137,7 +140,7 @@ impl Process {
         let ids = Arc::new(IdSequence::default());
         let roster = Roster::new(Instant::now(), SystemTime::now());
         let connector = Arc::new(Connector {
-            dialer: Arc::new(Dialer::new(options)),
+            dialer: Arc::new(Dialer::new(options, names)),
             handshakes: handshakes.clone(),
             tls: Arc::clone(&tls),
             keys: Arc::clone(&keys),
@@ -172,7 +175,7 @@ impl Process {
             workers,
             consoles: Consoles::default(),
         });
-        Ok((process, Control { orders: received }))
+        Ok((process, Control { orders: received, moves }))
     }
 
     /// The console's side of the process.

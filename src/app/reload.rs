@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::log::Log;
 use super::process::Process;
 use crate::config::{self, Compatibility, Config, Dialect, ReloadPlan};
-use crate::net::{TcpOptions, Tls};
+use crate::net::{NameTimes, TcpOptions, Tls};
 use crate::wire::Report;
 
 /// Reads the configuration's files again.
@@ -104,7 +104,9 @@ impl Reloader {
             tls.notes().for_each(|note| tracing::warn!("{note}"));
             process.tls.store(Arc::new(tls));
         }
-        process.connector.dialer.set_options(TcpOptions::of(&new.settings));
+        let dialer = &process.connector.dialer;
+        dialer.set_options(TcpOptions::of(&new.settings));
+        dialer.names().set_times(NameTimes::of(&new.settings));
         process.cancels.set_peer(new.settings.peer());
         let old = process.config.swap(Arc::new(new));
         process.peers.reload(&old);

@@ -6,6 +6,7 @@ use super::process::{Phase, Process};
 use crate::admin::{Activity, Certificate, DatabaseState, Source};
 use crate::config::Config;
 use crate::ids::{PeerId, PoolKey};
+use crate::net::Names;
 use crate::stats::{PoolStats, Roster};
 
 impl Source for Process {
@@ -32,6 +33,10 @@ impl Source for Process {
 
     fn peer_pools(&self) -> Vec<PeerId> {
         self.peers.used()
+    }
+
+    fn names(&self) -> Names {
+        self.connector.dialer.names().clone()
     }
 
     fn activity(&self) -> Activity {

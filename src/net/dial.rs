@@ -1,13 +1,12 @@
 //! Connecting to servers.
 //!
-//! Names are looked up by the system's resolver, off the worker's thread. A name with several addresses is used in
-//! turn, one address after the other for each new connection; where one does not answer the next is tried.
+//! A name with several addresses is used in turn, one address after the other for each new connection; where one does
+//! not answer the next is tried.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -16,28 +15,19 @@ use tokio::time::timeout;
 
 use super::listen::unix_path;
 use super::socket::Socket;
-use super::{Endpoint, Stream, TcpOptions};
+use super::{Endpoint, Names, Stream, TcpOptions};
 use crate::config::Host;
-
-/// How many addresses of one name are tried for one connection.
-const ADDRESSES_MAX: usize = 16;
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The resolver does not know the name.
-    #[error("server DNS lookup failed: {name}: {source}")]
+    #[error("server DNS lookup failed: {name}: {reason}")]
     Lookup {
         /// The name.
         name: String,
         /// Why not.
-        source: io::Error,
-    },
-    /// The name has no address.
-    #[error("server DNS lookup failed: {name}: no address")]
-    NoAddress {
-        /// The name.
-        name: String,
+        reason: Arc<str>,
     },
     /// Nobody listens there, or it can't be reached.
     #[error("connect to {endpoint} failed: {source}")]
@@ -56,13 +46,18 @@ pub enum DialError {
 #[derive(Debug, Default)]
 pub struct Dialer {
     options: ArcSwap<TcpOptions>,
-    turn: AtomicUsize,
+    names: Names,
 }
 
 impl Dialer {
     /// One that sets these options on its connections.
-    pub fn new(options: TcpOptions) -> Self {
-        Self { options: ArcSwap::from_pointee(options), turn: AtomicUsize::new(0) }
+    pub fn new(options: TcpOptions, names: Names) -> Self {
+        Self { options: ArcSwap::from_pointee(options), names }
+    }
+
+    /// What it knows of the names of servers.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Sets other options on the connections to come.
@@ -82,11 +77,11 @@ impl Dialer {
         match host {
             Host::Unix(dir) => self.redial(&Endpoint::Unix(socket_path(dir, port)), until).await,
             Host::Name(name) => {
-                let addresses = lookup(name, port, until).await?;
+                let addresses = self.lookup(name, port, until).await?;
                 let mut left = addresses.len();
-                let mut failure = DialError::NoAddress { name: name.clone() };
-                for address in addresses.iter().cycle().skip(self.next_turn() % left.max(1)).take(left) {
-                    match self.redial(&Endpoint::Tcp(*address), share(until, left)).await {
+                let mut failure = DialError::Lookup { name: name.clone(), reason: "no address".into() };
+                for address in addresses {
+                    match self.redial(&Endpoint::Tcp(address), share(until, left)).await {
                         Ok(connected) => return Ok(connected),
                         Err(error) => failure = error,
                     }
@@ -120,32 +115,21 @@ impl Dialer {
         socket.connect(address).await
     }
 
-    fn next_turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+    async fn lookup(&self, name: &str, port: u16, until: Instant) -> Result<Vec<SocketAddr>, DialError> {
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(vec![(address, port).into()]);
+        }
+        match timeout(left(until), self.names.addresses(name, port)).await {
+            Err(_) => Err(DialError::Timeout(name.to_owned())),
+            Ok(Err(reason)) => Err(DialError::Lookup { name: name.to_owned(), reason }),
+            Ok(Ok(addresses)) => Ok(addresses),
+        }
     }
 }
 
 /// The socket of the server on `port` in the directory `dir`.
 fn socket_path(dir: &Path, port: u16) -> PathBuf {
     dir.join(format!(".s.PGSQL.{port}"))
-}
-
-async fn lookup(name: &str, port: u16, until: Instant) -> Result<Vec<SocketAddr>, DialError> {
-    if let Ok(address) = name.parse::<IpAddr>() {
-        return Ok(vec![(address, port).into()]);
-    }
-    let found = match timeout(left(until), tokio::net::lookup_host((name, port))).await {
-        Err(_) => return Err(DialError::Timeout(name.to_owned())),
-        Ok(Err(source)) => return Err(DialError::Lookup { name: name.to_owned(), source }),
-        Ok(Ok(found)) => found,
-    };
-    let mut addresses = Vec::new();
-    for address in found.take(ADDRESSES_MAX) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    Ok(addresses)
 }
 
 fn left(until: Instant) -> Duration {

@@ -176,7 +176,9 @@ impl<State, C: Connection> Lease<State, C> {
     /// Whether the server is to be closed instead of given back: after RECONNECT or another configuration. Giving it
     /// back closes it; session mode asks for `server_fast_close`.
     pub fn is_obsolete(&self) -> bool {
-        self.member.as_ref().is_none_or(|member| member.generation != self.pool.generation())
+        self.member
+            .as_ref()
+            .is_none_or(|it| it.generation != self.pool.generation() || it.entry.close_needed())
     }
 
     /// Closes the connection and frees its place.

@@ -7,6 +7,7 @@
 //! Order of locks: a client's ([`Caller`]), then a pool's. No pool's lock is held together with another pool's, across
 //! an await, or while a connection, a slot of a limit or a waker is dropped or used.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -350,6 +351,19 @@ impl<C: Connection> Pool<C> {
         self.lock().awaits_primary(now)
     }
 
+    /// Servers at these addresses are not to be used for anything new.
+    fn forsake(&self, addresses: &[IpAddr]) {
+        for entry in self.setup.roster.servers() {
+            let connected = &entry.connected;
+            if connected.pool == self.key && connected.peer.ip().is_some_and(|ip| addresses.contains(&ip)) {
+                entry.mark_close_needed();
+            }
+        }
+        let closing = self.lock().forsake(addresses);
+        self.close_all(closing);
+        self.serve_demand(Instant::now());
+    }
+
     fn kill(&self) {
         let closing = self.lock().kill();
         self.close_all(closing);
@@ -435,7 +449,11 @@ impl<C: Connection> OpenTask<C> {
             }
         }
         pool.lock().came(conn.reported().role());
-        let entry = pool.setup.roster.server(conn.connected(&pool.key), self.begun);
+        let connected = conn.connected(&pool.key);
+        if let Some(address) = connected.peer.ip() {
+            pool.lock().located(seat, address);
+        }
+        let entry = pool.setup.roster.server(connected, self.begun);
         entry.set_pid(conn.backend());
         let given = Given { permit, entry, born: self.begun, generation };
         let mut member = Member::new(&pool.me, seat, conn, given);

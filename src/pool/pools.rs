@@ -4,6 +4,7 @@
 //! disabled. It refuses to talk to clients; those are told through the roster. Invariant: a pool that a client is in
 //! ([`PoolClient`]) is in the map.
 
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -19,7 +20,7 @@ use super::connection::{Connection, Opener};
 use super::limits::{Contender, Limit};
 use super::schedule::{Flow, Schedule};
 use super::suspension::Suspension;
-use crate::config::{Change, Config, ReloadPlan};
+use crate::config::{Change, Config, Host, ReloadPlan};
 use crate::ids::{DatabaseName, PoolKey, UserName};
 use crate::server::ServerConn;
 use crate::stats::{Disconnect, PoolStats, Roster};
@@ -333,6 +334,17 @@ impl<C: Connection> Pools<C> {
         for client in self.setup.roster.clients() {
             if client.login().is_some_and(|login| pools.iter().any(|pool| pool.key == login.pool)) {
                 client.nudge();
+            }
+        }
+    }
+
+    /// A name is not at these addresses any more: the servers there that it led to are closed as soon as they are free.
+    pub fn forsake(&self, name: &str, addresses: &[IpAddr]) {
+        let config = self.setup.config.load_full();
+        let leads = |host: &Host| matches!(host, Host::Name(it) if it == name);
+        for pool in self.all() {
+            if config.database(&pool.key.database).is_some_and(|entry| entry.hosts.iter().any(leads)) {
+                pool.forsake(addresses);
             }
         }
     }

@@ -7,6 +7,7 @@
 //! request on its way is given to nobody.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::PoolSettings;
@@ -143,6 +144,31 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
             return self.close(seat, server, CloseReason::Lifetime);
         }
         self.settle(seat, server, now)
+    }
+
+    /// Where the server is that is being opened, for [`Schedule::forsake`].
+    pub fn located(&mut self, seat: Seat, address: IpAddr) {
+        if let Some(slot) = self.slots.get_mut(seat) {
+            slot.address = Some(address);
+        }
+    }
+
+    /// Servers at these addresses become obsolete: idle ones are closed now, the others once they are released.
+    pub fn forsake(&mut self, addresses: &[IpAddr]) -> Vec<Closing<S>> {
+        let is_there = |slot: &Slot<S>| slot.address.is_some_and(|it| addresses.contains(&it));
+        let seats: Vec<_> =
+            self.slots.iter().filter(|(_, slot)| is_there(slot)).map(|(seat, _)| seat).collect();
+        let obsolete = self.generation.wrapping_sub(1);
+        let mut closing = Vec::new();
+        for seat in seats {
+            if let Some(slot) = self.slots.get_mut(seat) {
+                slot.generation = obsolete;
+            }
+            if let Some(server) = self.take_idle(seat, State::Closing) {
+                closing.push(Closing { seat, server, reason: CloseReason::Obsolete });
+            }
+        }
+        closing
     }
 
     /// A server has been opened on `worker`.
@@ -361,6 +387,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
             born: now,
             since: now,
             home: worker.unwrap_or(WorkerId(0)),
+            address: None,
             generation,
             holds: 0,
         });

@@ -102,9 +102,7 @@ impl ConnectError {
     /// PgBouncer's word for it, as its log has it after `closing because:`.
     fn reason(&self) -> String {
         match self {
-            Self::Dial(DialError::Lookup { .. } | DialError::NoAddress { .. }) => {
-                "server DNS lookup failed".into()
-            }
+            Self::Dial(DialError::Lookup { .. }) => "server DNS lookup failed".into(),
             // No connection within the limit is one that failed; "connect timeout" is said of logins.
             Self::Dial(DialError::Refused { .. } | DialError::Timeout(_)) => "connect failed".into(),
             _ => self.to_string(),

@@ -132,7 +132,7 @@ pub(super) fn plain() -> Settings {
 
 pub(super) fn connector(settings: &Settings) -> Connector {
     Connector {
-        dialer: Arc::new(Dialer::new(TcpOptions::of(settings))),
+        dialer: Arc::new(Dialer::new(TcpOptions::of(settings), crate::net::Names::default())),
         handshakes: Handshakes::start(1).unwrap(),
         tls: Arc::new(ArcSwap::from_pointee(Tls::of(settings).unwrap())),
         keys: Arc::new(KeyCache::default()),

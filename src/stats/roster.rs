@@ -5,7 +5,7 @@
 //! of state on the path of a query is a relaxed store of an integer; nothing there takes a lock.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -37,6 +37,14 @@ impl Address {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().to_string(),
             Self::Unix { .. } => "unix".to_owned(),
+        }
+    }
+
+    /// The address of an end that has one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix { .. } => None,
         }
     }
 

@@ -17,6 +17,7 @@ mod hba;
 mod ldap;
 mod life;
 mod metrics;
+mod names;
 mod operators;
 mod pam;
 mod parameters;

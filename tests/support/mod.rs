@@ -7,6 +7,7 @@
 pub mod bouncer;
 pub mod certs;
 pub mod cluster;
+pub mod dns;
 pub mod message;
 pub mod place;
 pub mod pooler;

@@ -76,8 +76,8 @@ topics! {
     Clients "clients" sockets::CONNECTIONS, sockets::clients;
     Config "config" config::CONFIG, config::config;
     Databases "databases" config::DATABASES, config::databases;
-    DnsHosts "dns_hosts" process::DNS_HOSTS, process::nothing;
-    DnsZones "dns_zones" process::DNS_ZONES, process::nothing;
+    DnsHosts "dns_hosts" process::DNS_HOSTS, process::dns_hosts;
+    DnsZones "dns_zones" process::DNS_ZONES, process::dns_zones;
     Fds "fds" process::FDS, process::nothing;
     Lists "lists" process::LISTS, process::lists;
     Mem "mem" process::MEM, process::mem;

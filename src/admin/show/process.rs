@@ -1,9 +1,12 @@
 //! SHOW VERSION, HELP, STATE, LISTS, MEM, FDS, DNS_HOSTS and DNS_ZONES.
 
+use std::net::SocketAddr;
+
 use super::super::{self as admin, Activity, View};
 use super::Value;
 use super::config::{database_names, user_names};
 use super::row;
+use crate::net::KnownName;
 use crate::stats::{Cell, ClientEntry, ClientState, ServerEntry};
 use crate::wire::Report;
 use crate::wire::encode::Column;
@@ -40,9 +43,23 @@ pub(super) const FDS: &[Column] = &[
     Column::bytea("scram_server_key"),
 ];
 
-/// A table without rows: names are looked up by the system's resolver, and sockets are not handed over by SHOW FDS.
+/// A table without rows: sockets are not handed over by SHOW FDS.
 pub(super) fn nothing(_view: &View) -> Vec<Vec<Value>> {
     Vec::new()
+}
+
+/// Names of servers that were looked up; `ttl` is what is left of it, in seconds.
+pub(super) fn dns_hosts(view: &View) -> Vec<Vec<Value>> {
+    let row = |it: KnownName| {
+        // PgBouncer prints the port of an address too, which is none here.
+        let addresses: Vec<_> = it.addresses.iter().map(|ip| SocketAddr::new(*ip, 0).to_string()).collect();
+        row![it.name, it.left.as_secs(), addresses.join(",")]
+    };
+    view.names.names().into_iter().map(row).collect()
+}
+
+pub(super) fn dns_zones(view: &View) -> Vec<Vec<Value>> {
+    view.names.zones().into_iter().map(|it| row![it.name, it.serial, it.names]).collect()
 }
 
 /// What SHOW HELP says, in PgBouncer's layout.
@@ -94,9 +111,9 @@ pub(in crate::admin) fn list_items(view: &View) -> Vec<(&'static str, usize)> {
         ("login_clients", clients.iter().filter(|it| it.state() == ClientState::Login).count()),
         ("free_servers", 0),
         ("used_servers", view.roster.server_count()),
-        ("dns_names", 0),
-        ("dns_zones", 0),
-        ("dns_queries", 0),
+        ("dns_names", view.names.names().len()),
+        ("dns_zones", view.names.zones().len()),
+        ("dns_queries", view.names.asking()),
         ("dns_pending", 0),
     ]
 }

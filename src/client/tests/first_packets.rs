@@ -250,7 +250,7 @@ async fn tcp() -> (Stream, Stream) {
     let Place::Tcp(address) = *bound.place() else { panic!("not TCP") };
     let listener = bound.serve().unwrap();
     let until = Instant::now() + Duration::from_secs(10);
-    let dialer = Dialer::new(TcpOptions::default());
+    let dialer = Dialer::default();
     let endpoint = Endpoint::Tcp(address);
     let options = TcpOptions::default();
     let (accepted, dialled) = tokio::join!(listener.accept(&options), dialer.redial(&endpoint, until));

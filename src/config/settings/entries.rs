@@ -88,5 +88,5 @@ rows! {
     PEER: Peer;
     host = HOST, Live; "Where the peer listens: a name, an address or the directory of its Unix socket."
     port = SERVER_PORT, Live; "Its `listen_port`. Without it: 6432."
-    pool_size = MAYBE_COUNT, Live; "Most connections for passing on cancel requests. Without it: `default_pool_size`."
+    pool_size = MAYBE_COUNT, Live; "Most connections for passing on cancel requests. Without it: `default_pool_size`. 0: no limit."
 }

@@ -68,11 +68,11 @@ settings! {
     disable_pqexec: bool = FLAG, Some("0"), Restart;
         "Refuse the simple query protocol, which may carry several statements in one string."
     dns_max_ttl: Duration = SECONDS, Some("15"), Live;
-        "How long an address that was looked up is used."
+        "Longest time that an address which was looked up is used; less where DNS says so (see `resolv_conf`)."
     dns_nxdomain_ttl: Duration = SECONDS, Some("15"), Live;
         "How long a failed look-up is remembered."
-    dns_zone_check_period: Duration = SECONDS, Some("0"), Live, idle "zone serials are not polled; addresses are looked up anew after dns_max_ttl";
-        "How often to look for changes of a DNS zone's serial number."
+    dns_zone_check_period: Duration = SECONDS, Some("0"), Live;
+        "How often to look for changes of the serial numbers of the DNS zones that names are in; the names of a zone that changed are looked up anew. 0: never."
     idle_transaction_timeout: Duration = SECONDS, Some("0"), Live;
         "Close a client, and its server, that has been idle in a transaction this long. 0: never."
     ignore_startup_parameters: Vec<String> = LIST, Some(""), NewConnections;
@@ -133,8 +133,8 @@ settings! {
         "Servers beyond the size of a pool, for clients that have waited `reserve_pool_timeout`."
     reserve_pool_timeout: Duration = SECONDS, Some("5"), Live;
         "Wait of a client that opens the reserve. 0: the reserve is never used."
-    resolv_conf: Option<PathBuf> = PATH, Some(""), Restart, idle "names are looked up by the system's resolver";
-        "A resolver's configuration to use in place of the system's."
+    resolv_conf: Option<PathBuf> = PATH, Some(""), Restart;
+        "Look names up in `/etc/hosts` and by DNS as this file says, with the times to live that DNS tells. Empty: as the system does, by all that `/etc/nsswitch.conf` says. A name server may have a port: `nameserver 127.0.0.1:5353`."
     sbuf_loopcnt: usize = COUNT, Some("5"), Live, idle "a connection gives way to the others after every read";
         "How often a connection is read before it is another's turn."
     scram_iterations: u32 = ITERATIONS, Some("4096"), NewConnections;

@@ -120,7 +120,7 @@ async fn an_abstract_socket_needs_no_file() {
     let Place::Unix(path) = bound.place().clone() else { panic!("not unix") };
     assert!(matches!(fails(&unix(Path::new(&name))), ListenError::InUse { .. }));
     let listener = bound.serve().unwrap();
-    let dialer = crate::net::Dialer::new(TcpOptions::default());
+    let dialer = crate::net::Dialer::default();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
     let host = crate::config::Host::Unix(name.into());
     let (_client, endpoint) = dialer.dial(&host, 6432, until).await.unwrap();

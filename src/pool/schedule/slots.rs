@@ -3,6 +3,7 @@
 //! Invariant: [`Counts`] is what counting the slots would give. A seat whose server has gone is not mistaken for its
 //! successor: each use of a slot has a serial number.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::ids::{ClientId, WorkerId};
@@ -96,6 +97,8 @@ pub(super) struct Slot<S> {
     pub(super) since: Instant,
     /// The worker whose reactor has its socket.
     pub(super) home: WorkerId,
+    /// Where the server is, if over TCP.
+    pub(super) address: Option<IpAddr>,
     /// Servers of an older generation than the pool's are obsolete.
     pub(super) generation: u32,
     /// Cancel requests on their way to it.
