@@ -4,6 +4,7 @@
 //! the clock: owners write into it, `admin` reads. Invariant: a counter has a single writer, the worker whose cell it
 //! is in, so that counting takes no locked instruction; readers sum the cells.
 
+mod address;
 mod counters;
 mod events;
 mod histogram;
@@ -11,9 +12,10 @@ mod roster;
 
 pub use events::{client_event, client_span, name_client, server_event, server_span};
 
+pub use address::Address;
 pub use counters::{Cell, Field, Histograms, PoolStats, Recent, Totals};
 pub use histogram::{BOUNDS_US, BUCKETS, Bucket, Histogram, Snapshot};
 pub use roster::{
-    Address, CancelOf, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect,
-    Replication, Roster, ServerConnected, ServerEntry, ServerSeat, ServerState,
+    CancelOf, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect, Replication,
+    Roster, ServerConnected, ServerEntry, ServerSeat, ServerState,
 };

@@ -4,8 +4,6 @@
 //! refuses to decide anything: it is for SHOW, and for finding a client that is to be disconnected. Invariant: a change
 //! of state on the path of a query is a relaxed store of an integer; nothing there takes a lock.
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,65 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use super::Address;
 use crate::ids::{ClientId, DatabaseName, PeerId, PoolKey, ServerId, UserName, WorkerId};
-
-/// One end of a socket.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Address {
-    /// An address and a port.
-    Tcp(SocketAddr),
-    /// A Unix socket; with the other process's id, where the system tells it.
-    Unix {
-        /// The other process, or 0.
-        pid: u32,
-        /// The port in the socket's name.
-        port: u16,
-    },
-}
-
-impl Address {
-    /// As in SHOW: an address, or `unix`.
-    pub fn host(&self) -> String {
-        match self {
-            Self::Tcp(address) => address.ip().to_canonical().to_string(),
-            Self::Unix { .. } => "unix".to_owned(),
-        }
-    }
-
-    /// The address of an end that has one.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(address) => Some(address.ip()),
-            Self::Unix { .. } => None,
-        }
-    }
-
-    /// The port.
-    pub fn port(&self) -> u16 {
-        match self {
-            Self::Tcp(address) => address.port(),
-            Self::Unix { port, .. } => *port,
-        }
-    }
-
-    /// The process at the other end of a Unix socket.
-    pub fn pid(&self) -> Option<u32> {
-        match self {
-            Self::Unix { pid, .. } if *pid != 0 => Some(*pid),
-            _ => None,
-        }
-    }
-}
-
-/// As in PgBouncer's log lines: `10.0.0.1:5432`, `[::1]:5432`, `unix(123):6432`.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
-            Self::Unix { pid, port } => write!(f, "unix({pid}):{port}"),
-        }
-    }
-}
 
 /// Whether a connection is a replication one, by its start-up parameter `replication`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
