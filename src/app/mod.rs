@@ -18,6 +18,7 @@ use crate::net::{Moved, TcpOptions, Tls};
 mod accept;
 mod daemon;
 mod log;
+mod memory;
 mod opener;
 mod options;
 mod orders;
@@ -39,6 +40,9 @@ use workers::Workers;
 
 /// How often statements that nobody knows any longer are forgotten.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+
+/// How often to look whether so many clients have left that their memory is to be given back.
+const TIDE_PERIOD: Duration = Duration::from_secs(2);
 /// How often it is looked whether the last client or busy server is gone.
 const DRAIN_LOOK_PERIOD: Duration = Duration::from_millis(100);
 
@@ -277,6 +281,8 @@ async fn tend(process: Arc<Process>, admin: Arc<Admin>) {
     let period = process.config.load().settings.stats_period;
     let mut turns = tokio::time::interval(period.max(Duration::from_secs(1)));
     let mut sweeps = tokio::time::interval(SWEEP_PERIOD);
+    let mut tides = tokio::time::interval(TIDE_PERIOD);
+    let mut tide = memory::Tide::default();
     turns.reset();
     let pools = process.pools.tend();
     tokio::pin!(pools);
@@ -285,6 +291,7 @@ async fn tend(process: Arc<Process>, admin: Arc<Admin>) {
             () = &mut pools => return,
             _ = turns.tick() => admin.turn_stats(std::time::Instant::now()),
             _ = sweeps.tick() => process.registry.sweep(),
+            _ = tides.tick() => tide.observe(process.roster.client_count()),
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
 use super::process::{Consoles, Process};
-use super::workers::Arrival;
+use super::workers::{Arrival, Load};
 use crate::admin::{self, Access, Admin, console_pool};
 use crate::cancel;
 use crate::client::drive::{Driver, Parts};
@@ -25,7 +25,7 @@ use crate::server::ServerConn;
 use crate::session::params::{Parameters, Values};
 use crate::session::relay::{Activity, Relay, Rules};
 use crate::stats::{
-    ClientConnected, ClientEntry, ClientLogin, Disconnect, Replication, client_event, client_span,
+    ClientConnected, ClientEntry, ClientLogin, ClientSeat, Disconnect, Replication, client_event, client_span,
 };
 use crate::wire::{CancelKey, Report};
 
@@ -35,9 +35,10 @@ const AUTH_QUERY_MAX: Duration = Duration::from_secs(30);
 /// Why a server is closed that should be idle and is not.
 const NOT_READY: &str = "server was not ready";
 
-/// Serves a connection to its end. Not cancel safe: dropping it closes the connection.
+/// Serves a connection to the end of its login; a conversation with a pool goes on in a task of its own, which keeps
+/// no memory of the login. Not cancel safe: dropping it closes the connection.
 pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, arrival: Arrival) {
-    let Arrival { stream, id, load: _load } = arrival;
+    let Arrival { stream, id, load } = arrival;
     // While all is suspended nobody comes in.
     let participant = process.pools.suspension().join().await;
     let taken = stream.attach().and_then(|stream| {
@@ -53,7 +54,6 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
         ClientConnected { id, worker: worker.id, peer: peer.on_roster(port), local: local.on_roster(port) };
     let seat = process.roster.client(connected, Instant::now());
     let entry = Arc::clone(seat.entry());
-    // Each step of the login is boxed: a session that lasts does not keep the memory of those that are over.
     let span = client_span(id, &entry.connected.peer);
     let lobby = process.lobby(&entry);
     let admitted =
@@ -79,9 +79,8 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
                     let begun =
                         unless_suspended(&process, &entry, Box::pin(begin(&process, worker, newcomer, &key)))
                             .await;
-                    drop((key, entry));
-                    if let Some(session) = begun.flatten() {
-                        session.driver.run().await;
+                    if let Some(conversation) = begun.flatten() {
+                        tokio::task::spawn_local(Session { conversation, _seat: seat, _load: load }.run());
                     }
                 }
             }
@@ -242,12 +241,33 @@ async fn console(
     }
 }
 
-/// A client's conversation, and what is its own for as long as it lasts.
-struct Session {
+/// A client's conversation, and its places in the limits and among the cancel keys.
+struct Conversation {
     driver: Driver,
     _seat: Seat,
     _ticket: cancel::Registration,
     _pool: PoolClient,
+}
+
+/// All that a client that has logged in costs its worker, for as long as it stays.
+struct Session {
+    conversation: Conversation,
+    _seat: ClientSeat,
+    _load: Load,
+}
+
+impl Session {
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an `async fn` would hold the session twice: as argument and as variable"
+    )]
+    fn run(mut self) -> impl Future<Output = ()> {
+        async move {
+            // The whole of it is taken along, not the driver alone: its seats go when it ends.
+            let session = &mut self;
+            session.conversation.driver.run().await;
+        }
+    }
 }
 
 /// A client that has logged in.
@@ -258,7 +278,12 @@ struct Newcomer {
 }
 
 /// Takes a client that has logged in to where its conversation begins.
-async fn begin(process: &Process, worker: Rc<Worker>, newcomer: Newcomer, key: &PoolKey) -> Option<Session> {
+async fn begin(
+    process: &Process,
+    worker: Rc<Worker>,
+    newcomer: Newcomer,
+    key: &PoolKey,
+) -> Option<Conversation> {
     let Newcomer { entry, participant, client } = newcomer;
     process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
@@ -269,17 +294,24 @@ async fn begin(process: &Process, worker: Rc<Worker>, newcomer: Newcomer, key: &
             return None;
         }
     };
-    entry.claims(client.database.clone(), client.user.clone());
+    let own = pool.key();
     entry.logged_in(ClientLogin {
-        user: client.user.clone(),
-        pool: key.clone(),
+        // The same text as the pool's, where it is the same.
+        user: if client.user == own.user { own.user.clone() } else { client.user.clone() },
+        pool: own.clone(),
         replication: Replication::None,
-        tls: client.tls.as_ref().map(|it| it.to_string().into()),
+        tls: client.tls.as_ref().map(|it| worker.shared.borrow_mut().tls(&it.to_string())),
     });
     let wanted = client.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let start = wanted.clone().filter(|(name, _)| welcome.value(name).is_some()).collect();
-    let parameters = Parameters::of_client(&welcome, wanted);
-    entry.set_application_name(parameters.reported.value("application_name").map(Arc::from));
+    let wanted = Parameters::of_client(&welcome, wanted);
+    let (start, parameters) = {
+        let values = &mut worker.shared.borrow_mut().values;
+        let parameters =
+            Parameters { reported: values.share(wanted.reported), extra: values.share(wanted.extra) };
+        (values.share(Arc::new(start)), parameters)
+    };
+    entry.set_application_name(parameters.reported.text("application_name"));
     let claim = Claim::new(Arc::clone(&entry));
     let Ok(ticket) = process.cancels.mint(client.minor, claim.caller()) else { return None };
     let rules = rules(process, &pool);
@@ -300,7 +332,12 @@ async fn begin(process: &Process, worker: Rc<Worker>, newcomer: Newcomer, key: &
             pool.stats().cell(worker.id).client_login();
             let relay = Relay::new(rules, parameters, Instant::now()).with_start(start);
             let parts = Parts { client: stream, input, claim, participant, pool: Arc::clone(&pool), relay };
-            Some(Session { driver: Driver::new(worker, parts), _seat: seat, _ticket: ticket, _pool: pool })
+            Some(Conversation {
+                driver: Driver::new(worker, parts),
+                _seat: seat,
+                _ticket: ticket,
+                _pool: pool,
+            })
         }
     }
 }
@@ -340,4 +377,26 @@ async fn welcome_of(
         None => lease.close(NOT_READY),
     }
     Ok(reported)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_client_stays_small() {
+        fn task<F>(_: impl FnOnce(Session) -> F) -> usize {
+            size_of::<F>()
+        }
+        for (what, bytes, most) in [
+            ("the task of a session", task(Session::run), 760),
+            ("the driver", size_of::<Driver>(), 610),
+            ("the relay", size_of::<Relay>(), 400),
+            ("the entry on the roster", size_of::<ClientEntry>(), 300),
+        ] {
+            assert!(bytes <= most, "{what} has {bytes} bytes");
+        }
+        // Its places must last as long as the conversation.
+        assert!(task(Session::run) >= size_of::<Session>());
+    }
 }

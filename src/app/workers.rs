@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::opener::{self, Errand};
 use super::process::Process;
@@ -84,12 +83,22 @@ impl Workers {
             let (errand, errands_of) = mpsc::unbounded_channel();
             let inbox = Inbox { arrivals: arrivals_of, errands: errands_of };
             let (process, admin, stop) = (Arc::clone(process), Arc::clone(admin), stop.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (ready, started) = std::sync::mpsc::channel();
             let body = move || {
-                let local = LocalSet::new();
-                local.block_on(&runtime, run(process, admin, id, inbox, stop));
+                // Made here, as it can't move between threads: its tasks are scheduled without a `LocalSet` between.
+                let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+                match runtime {
+                    Ok(runtime) => {
+                        let _ = ready.send(Ok(()));
+                        runtime.block_on(run(process, admin, id, inbox, stop));
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                    }
+                }
             };
             threads.push(std::thread::Builder::new().name(format!("worker {number}")).spawn(body)?);
+            started.recv().map_err(|_| io::Error::other("a worker has ended at once"))??;
             intakes.push(Intake { arrivals: arrival, clients: Arc::default() });
             errands.push(errand);
         }
@@ -129,19 +138,18 @@ async fn run(
     let worker = Rc::new(Worker {
         id,
         spare: RefCell::new(Spare::default()),
+        shared: RefCell::default(),
         registry: Arc::clone(&process.registry),
         roster: Arc::clone(&process.roster),
         config: Arc::clone(&process.config),
         connector: Arc::clone(&process.connector),
     });
-    let conversations = TaskTracker::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(arrival) = inbox.arrivals.recv() => {
                 let (process, admin, worker) = (Arc::clone(&process), Arc::clone(&admin), Rc::clone(&worker));
-                let conversation = session::serve(process, admin, worker, arrival);
-                tokio::task::spawn_local(conversations.track_future(conversation));
+                tokio::task::spawn_local(session::serve(process, admin, worker, arrival));
             }
             Some(errand) = inbox.errands.recv() => {
                 let process = Arc::clone(&process);

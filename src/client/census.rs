@@ -80,20 +80,20 @@ pub struct Seat {
 impl Seat {
     /// Takes a place in a database; false where there is none left.
     pub fn enter_database(&mut self, name: &DatabaseName, limit: Limit) -> bool {
-        let entered = self.census.databases.enter(name, limit);
-        if entered && let Some(before) = self.database.replace(name.clone()) {
+        let Some(name) = self.census.databases.enter(name, limit) else { return false };
+        if let Some(before) = self.database.replace(name) {
             self.census.databases.leave(&before);
         }
-        entered
+        true
     }
 
     /// Takes a place of a user; false where there is none left.
     pub fn enter_user(&mut self, name: &UserName, limit: Limit) -> bool {
-        let entered = self.census.users.enter(name, limit);
-        if entered && let Some(before) = self.user.replace(name.clone()) {
+        let Some(name) = self.census.users.enter(name, limit) else { return false };
+        if let Some(before) = self.user.replace(name) {
             self.census.users.leave(&before);
         }
-        entered
+        true
     }
 }
 
@@ -119,14 +119,15 @@ impl<Name> Default for Tally<Name> {
 }
 
 impl<Name: Clone + Eq + Hash> Tally<Name> {
-    fn enter(&self, name: &Name, limit: Limit) -> bool {
+    /// Returns the name as all those hold it who have entered, so that its text is there once.
+    fn enter(&self, name: &Name, limit: Limit) -> Option<Name> {
         let mut counts = self.0.lock();
-        let count = counts.get(name).map_or(1, |count| count + 1);
-        let allowed = limit.allows(count);
-        if allowed {
-            counts.insert(name.clone(), count);
-        }
-        allowed
+        let known = counts.get_key_value(name).map(|(name, count)| (name.clone(), *count));
+        let (name, count) = known.unwrap_or_else(|| (name.clone(), 0));
+        limit.allows(count + 1).then(|| {
+            counts.insert(name.clone(), count + 1);
+            name
+        })
     }
 
     fn leave(&self, name: &Name) {

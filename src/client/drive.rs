@@ -96,17 +96,16 @@ pub struct Driver {
     participant: Participant,
     lease: Option<Lease<Busy>>,
     relay: Relay,
-    limits: ClientSettings,
+    limits: Rc<ClientSettings>,
     compatibility: Compatibility,
     alarm: Alarm,
     client_flush: Flush,
     server_flush: Flush,
     waiting_since: Option<Instant>,
     noticed: bool,
-    begun: Instant,
     /// When to give up on a client that is being sent away, or on the server of one that is gone.
     give_up: Option<Instant>,
-    ended: Option<Ended>,
+    ended: Option<Box<Ended>>,
     shown: Shown,
 }
 
@@ -142,6 +141,7 @@ impl Driver {
             Some(login) => config.client_settings(&login.pool.database, &login.user),
             None => config.client_settings(&pool.key().database, &pool.key().user),
         };
+        let limits = worker.shared.borrow_mut().limits(limits);
         let compatibility = config.settings.compatibility;
         drop(config);
         let shown =
@@ -162,19 +162,18 @@ impl Driver {
             server_flush: Flush::Done,
             waiting_since: None,
             noticed: false,
-            begun: Instant::now(),
             give_up: None,
             ended: None,
             shown,
         }
     }
 
-    /// Drives the conversation to its end, and the server on loan, if any, to rest. Not cancel safe: dropping it
-    /// closes both connections.
-    pub async fn run(mut self) -> Ended {
+    /// Drives the conversation to its end, and the server on loan, if any, to rest. To be called once. Not cancel
+    /// safe: dropping the driver closes both connections.
+    pub async fn run(&mut self) -> Ended {
         self.event(|relay, turn| relay.on_client_bytes(turn));
         poll_fn(|cx| self.poll(cx)).await;
-        self.ended.take().unwrap_or(Ended::Vanished)
+        self.ended.take().map_or(Ended::Vanished, |it| *it)
     }
 
     /// The one place where a conversation waits.
@@ -247,9 +246,9 @@ impl Driver {
         let reported = &self.relay.parameters().reported;
         if !Arc::ptr_eq(&self.shown.reported, reported) {
             self.shown.reported = Arc::clone(reported);
-            let name = reported.value("application_name");
-            if entry.application_name().as_deref() != name {
-                entry.set_application_name(name.map(Arc::from));
+            let name = reported.text("application_name");
+            if entry.application_name() != name {
+                entry.set_application_name(name);
             }
         }
     }
@@ -265,10 +264,11 @@ impl Driver {
             client_event!(warn, entry, "pooler error: {ended}");
         }
         if config.settings.log_disconnections {
-            client_event!(info, entry, "closing because: {ended} (age={}s)", self.begun.elapsed().as_secs());
+            let age = self.worker.roster.micros(Instant::now()).saturating_sub(entry.connected_us());
+            client_event!(info, entry, "closing because: {ended} (age={}s)", age / 1_000_000);
         }
         drop(config);
-        self.ended = Some(ended);
+        self.ended = Some(Box::new(ended));
     }
 
     /// Gives a server back as the relay's verdict says.
@@ -494,7 +494,7 @@ impl Driver {
             return;
         }
         self.claim.leave();
-        if self.ended == Some(Ended::Vanished) && self.relay.is_busy() {
+        if self.ended.as_deref() == Some(&Ended::Vanished) && self.relay.is_busy() {
             self.cancel_what_runs();
         }
         self.give_up = Some(Instant::now() + COME_TO_REST);

@@ -1,14 +1,16 @@
 //! What all conversations of one worker share.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::config::Config;
+use crate::config::{ClientSettings, Config};
 use crate::ids::WorkerId;
 use crate::prepared::Registry;
 use crate::server::Connector;
+use crate::session::params::SharedValues;
 use crate::session::pipe::Spare;
 use crate::stats::Roster;
 
@@ -18,6 +20,8 @@ pub struct Worker {
     pub id: WorkerId,
     /// Buffers that no client uses just now. Borrowed only between two awaits.
     pub spare: RefCell<Spare>,
+    /// What clients have in common, held once. Borrowed only between two awaits.
+    pub shared: RefCell<Shared>,
     /// The statements all clients share.
     pub registry: Arc<Registry>,
     /// Who is connected.
@@ -26,4 +30,31 @@ pub struct Worker {
     pub config: Arc<ArcSwap<Config>>,
     /// Sends cancel requests.
     pub connector: Arc<Connector>,
+}
+
+/// What a worker's clients have in common, so that each costs only what is its own.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Sets of settings.
+    pub values: SharedValues,
+    limits: Option<Rc<ClientSettings>>,
+    tls: Option<Arc<str>>,
+}
+
+impl Shared {
+    /// A client's limits, shared with the client before it where they are the same.
+    pub fn limits(&mut self, limits: ClientSettings) -> Rc<ClientSettings> {
+        match &self.limits {
+            Some(same) if **same == limits => Rc::clone(same),
+            _ => Rc::clone(self.limits.insert(Rc::new(limits))),
+        }
+    }
+
+    /// What a client's TLS handshake came to, shared likewise.
+    pub fn tls(&mut self, text: &str) -> Arc<str> {
+        match &self.tls {
+            Some(same) if **same == *text => Arc::clone(same),
+            _ => Arc::clone(self.tls.insert(text.into())),
+        }
+    }
 }

@@ -5,11 +5,13 @@
 //! that servers do not report are remembered on both sides as *extra*. The difference becomes one query.
 //!
 //! Sets are shared by `Arc`: clients and servers that agree hold the same one, and agreement costs a comparison of
-//! two pointers.
+//! two pointers; where they hold two equal ones, their texts are shared for the most part.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock, Weak};
 
 /// Reported settings that can't be set: their `GucContext` is `PGC_INTERNAL`, or setting them is the business of
 /// SET SESSION AUTHORIZATION. src/backend/utils/misc/guc_parameters.dat.
@@ -27,34 +29,46 @@ fn is_settable(name: &str) -> bool {
 }
 
 /// Names of settings are compared without regard to case: `guc_name_compare` in src/backend/utils/misc/guc.c.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Folded(Box<str>);
-
-impl Folded {
-    fn of(name: &str) -> Self {
-        Self(name.to_ascii_lowercase().into())
-    }
+fn compare_names(one: &str, other: &str) -> Ordering {
+    let (one, other) = (one.bytes(), other.bytes());
+    one.map(|it| it.to_ascii_lowercase()).cmp(other.map(|it| it.to_ascii_lowercase()))
 }
 
-/// Values of settings by name.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Values(BTreeMap<Folded, (Arc<str>, Arc<str>)>);
+/// Values of settings by name, in the order of the names.
+///
+/// A copy shares the texts: sets that came from each other are compared by address for the most part, and a set that
+/// differs in one value costs little more than that value.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Values(Vec<(Arc<str>, Arc<str>)>);
 
 impl Values {
+    /// The set without any setting: all who have none share this one.
+    pub fn none() -> Arc<Self> {
+        static NONE: LazyLock<Arc<Values>> = LazyLock::new(Arc::default);
+        Arc::clone(&NONE)
+    }
+
     /// A setting's value.
     pub fn value(&self, name: &str) -> Option<&str> {
-        self.0.get(&Folded::of(name)).map(|(_, value)| &**value)
+        self.place(name).ok().map(|place| &*self.0[place].1)
+    }
+
+    /// A setting's value, shared with this set.
+    pub fn text(&self, name: &str) -> Option<Arc<str>> {
+        self.place(name).ok().map(|place| Arc::clone(&self.0[place].1))
     }
 
     /// Gives a setting a value, under the name as it is spelled here if it has none yet.
     pub fn set(&mut self, name: &str, value: &str) {
-        let entry = self.0.entry(Folded::of(name)).or_insert_with(|| (name.into(), "".into()));
-        entry.1 = value.into();
+        match self.place(name) {
+            Ok(place) => self.0[place].1 = value.into(),
+            Err(place) => self.0.insert(place, (name.into(), value.into())),
+        }
     }
 
     /// Names and values in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.values().map(|(name, value)| (&**name, &**value))
+        self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// What the server that reports these is to replication.
@@ -69,6 +83,44 @@ impl Values {
     /// True when it has no setting.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(it, _)| compare_names(it, name))
+    }
+}
+
+/// The sets that clients have at present, so that those with the same settings hold the same one.
+///
+/// It keeps nothing alive, and at most twice as many places as there are sets, or [`SHARED_MIN`].
+#[derive(Debug, Default)]
+pub struct SharedValues {
+    sets: HashMap<u64, Weak<Values>>,
+    hasher: RandomState,
+    /// How many sets there may be before those that nobody has are looked for.
+    room: usize,
+}
+
+/// As many places for sets cost nothing worth looking for.
+const SHARED_MIN: usize = 64;
+
+impl SharedValues {
+    /// The set that others hold, where there is one with the same values; else this one.
+    pub fn share(&mut self, values: Arc<Values>) -> Arc<Values> {
+        if values.is_empty() {
+            return Values::none();
+        }
+        let hash = self.hasher.hash_one(&*values);
+        if let Some(known) = self.sets.get(&hash).and_then(Weak::upgrade).filter(|it| **it == *values) {
+            return known;
+        }
+        if self.sets.len() >= self.room.max(SHARED_MIN) {
+            self.sets.retain(|_, it| it.strong_count() > 0);
+            self.sets.shrink_to(2 * self.sets.len());
+            self.room = 2 * self.sets.len();
+        }
+        self.sets.insert(hash, Arc::downgrade(&values));
+        values
     }
 }
 
@@ -92,12 +144,18 @@ pub enum Role {
 }
 
 /// What one side holds: a client's wishes or a server's state.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Parameters {
     /// Settings that servers report.
     pub reported: Arc<Values>,
     /// Settings of a client's start-up message that servers do not report.
     pub extra: Arc<Values>,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self { reported: Values::none(), extra: Values::none() }
+    }
 }
 
 impl Parameters {
@@ -106,7 +164,7 @@ impl Parameters {
         welcome: &Arc<Values>,
         wanted: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Self {
-        let mut client = Self { reported: Arc::clone(welcome), extra: Arc::default() };
+        let mut client = Self { reported: Arc::clone(welcome), extra: Values::none() };
         for (name, value) in wanted {
             match client.reported.value(name) {
                 Some(same) if same == value => {}
@@ -120,8 +178,8 @@ impl Parameters {
     /// True where the server already is as the client wants it.
     #[inline]
     pub fn agrees_with(&self, server: &Self) -> bool {
-        let no_extra = self.extra.is_empty() && server.extra.is_empty();
-        Arc::ptr_eq(&self.reported, &server.reported) && (no_extra || Arc::ptr_eq(&self.extra, &server.extra))
+        let same = |one: &Arc<Values>, other: &Arc<Values>| Arc::ptr_eq(one, other) || one == other;
+        same(&self.reported, &server.reported) && same(&self.extra, &server.extra)
     }
 
     /// The query that makes the server as the client wants it; `None` where nothing differs in value.
@@ -190,6 +248,17 @@ impl Parameters {
             client.reported = Arc::clone(&self.reported);
         } else if client.reported.value(name) != Some(value) {
             Arc::make_mut(&mut client.reported).set(name, value);
+        }
+    }
+
+    /// Has a server that agrees with its client hold the client's sets, so that the next comparison is cheap. It is
+    /// never the other way round: clients with the same settings share theirs, and shall go on doing so.
+    pub fn lend(&self, server: &mut Self) {
+        if self.reported == server.reported {
+            server.reported = Arc::clone(&self.reported);
+        }
+        if self.extra == server.extra {
+            server.extra = Arc::clone(&self.extra);
         }
     }
 }
@@ -308,6 +377,36 @@ mod tests {
                  pg_catalog.convert_from(pg_catalog.decode('c3a40a', 'hex'), 'UTF8'), false)"
             )
         );
+    }
+
+    #[test]
+    fn clients_with_the_same_settings_share_one_set() {
+        let mut shared = SharedValues::default();
+        let ours = |name| client(&[("application_name", name)]).reported;
+        let first = shared.share(ours("psql"));
+        assert!(Arc::ptr_eq(&first, &shared.share(ours("psql"))));
+        assert!(!Arc::ptr_eq(&first, &shared.share(ours("other"))));
+        assert!(Arc::ptr_eq(&shared.share(Arc::default()), &Values::none()));
+    }
+
+    #[test]
+    fn sets_that_nobody_has_any_more_take_no_place() {
+        let mut shared = SharedValues::default();
+        let kept = shared.share(client(&[("application_name", "kept")]).reported);
+        for number in 0..10 * SHARED_MIN {
+            let _ = shared.share(client(&[("application_name", &number.to_string())]).reported);
+        }
+        assert!(shared.sets.len() <= SHARED_MIN);
+        assert!(Arc::ptr_eq(&kept, &shared.share(client(&[("application_name", "kept")]).reported)));
+    }
+
+    #[test]
+    fn equal_sets_agree_and_a_server_then_holds_the_clients() {
+        let mut server = server();
+        let client = Parameters::of_client(&self::server().reported, []);
+        assert!(client.agrees_with(&server));
+        client.lend(&mut server);
+        assert!(Arc::ptr_eq(&client.reported, &server.reported));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!
 //! Invariant: a byte of a server is put into [`Relay::to_client`] only while that server is on loan to this client.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::owed::{Fate, Reply};
@@ -103,7 +104,7 @@ enum Phase {
     /// Nothing else.
     Open,
     /// The server is being brought to the client's settings; holds the server's refusal, if any came.
-    Adjusting(Option<Report>),
+    Adjusting(Option<Box<Report>>),
     /// A batch failed for want of a fresh statement and will be sent once more after its ReadyForQuery.
     Healing,
     /// What the client wanted was refused while it waited; its messages up to the next Sync are dropped.
@@ -164,12 +165,12 @@ pub struct Relay {
     deallocating: Deallocating,
     /// The batch at the front of `up` was already sent twice.
     healed: bool,
-    closing: Option<Closing>,
+    closing: Option<Box<Closing>>,
     /// What the client gave in its start-up message, of settings that servers report.
-    start: Values,
+    start: Arc<Values>,
     resetting: Resetting,
     /// The fatal error that the server on loan has sent to the client before it goes.
-    last_words: Option<Report>,
+    last_words: Option<Box<Report>>,
     /// When the client last did or got something.
     last_event: Instant,
     query_since: Option<Instant>,
@@ -197,7 +198,7 @@ impl Relay {
             healed: false,
             closing: None,
             last_words: None,
-            start: Values::default(),
+            start: Values::none(),
             resetting: Resetting::No,
             last_event: now,
             query_since: None,
@@ -207,7 +208,7 @@ impl Relay {
 
     /// With the settings of the client's start-up message: they are what RESET comes back to.
     #[must_use]
-    pub fn with_start(mut self, start: Values) -> Self {
+    pub fn with_start(mut self, start: Arc<Values>) -> Self {
         self.start = start;
         self
     }
@@ -249,7 +250,7 @@ impl Relay {
 
     /// Set once the client's connection is to be closed.
     pub fn closing(&self) -> Option<&Closing> {
-        self.closing.as_ref()
+        self.closing.as_deref()
     }
 
     /// The client's settings as it knows them.
@@ -349,7 +350,7 @@ impl Relay {
         if let Some(report) = self.last_words.take() {
             // It has said why, and the client has heard it.
             self.up.clear(turn.spare);
-            self.closing.get_or_insert(Closing::Told(report));
+            self.closing.get_or_insert_with(|| Box::new(Closing::Told(*report)));
         } else if !harmless || self.rules.mode == PoolMode::Session {
             let report = Report::fatal(SqlState::CONNECTION_FAILURE, "server conn crashed?")
                 .detail("PostgreSQL closed the connection that served this client.")
@@ -428,7 +429,7 @@ impl Relay {
             return;
         }
         match self.parameters.query_for(&server.parameters) {
-            None => self.parameters.share(&server.parameters),
+            None => self.parameters.lend(&mut server.parameters),
             Some(query) => {
                 tracing::debug!("varcache_apply: {}", self.parameters.difference(&server.parameters));
                 turn.stats.parameter_sync();
@@ -447,7 +448,7 @@ impl Relay {
             None => {
                 server.parameters.extra = self.parameters.extra.clone();
                 self.parameters.adopt(&server.parameters);
-                self.parameters.share(&server.parameters);
+                self.parameters.lend(&mut server.parameters);
             }
             // The query was one transaction: nothing of it has stayed.
             Some(report) => {
@@ -493,7 +494,7 @@ impl Relay {
         }
         turn.stats.pooler_error();
         self.up.clear(turn.spare);
-        self.closing = Some(Closing::Told(report));
+        self.closing = Some(Box::new(Closing::Told(report)));
     }
 
     /// What the client is told, in the words of its configuration's choice.
@@ -528,19 +529,6 @@ impl Relay {
     fn on_parameter_status(&mut self, name: &str, value: &str) {
         let Some(server) = &mut self.server else { return };
         server.parameters.on_status(name, value, Some(&mut self.parameters));
-    }
-}
-
-impl Parameters {
-    /// Takes over the server's sets where they hold the same values, so that the next comparison is cheap.
-    fn share(&mut self, server: &Self) {
-        let same = |one: &Values, other: &Values| one == other;
-        if same(&self.reported, &server.reported) {
-            self.reported = server.reported.clone();
-        }
-        if same(&self.extra, &server.extra) {
-            self.extra = server.extra.clone();
-        }
     }
 }
 

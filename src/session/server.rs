@@ -53,7 +53,7 @@ pub struct Server {
 impl Server {
     /// A server that has just sent its first ReadyForQuery, with the settings it reported.
     pub fn new(reported: Arc<Values>) -> Self {
-        let parameters = Parameters { reported, extra: Arc::default() };
+        let parameters = Parameters { reported, extra: Values::none() };
         Self { parameters, ..Self::default() }
     }
 

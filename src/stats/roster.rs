@@ -329,7 +329,7 @@ activity!(ServerEntry, ServerState, ClientId);
 pub struct ClientEntry {
     /// What was known at its accept.
     pub connected: ClientConnected,
-    claim: OnceLock<(DatabaseName, UserName)>,
+    claim: OnceLock<Box<(DatabaseName, UserName)>>,
     login: OnceLock<ClientLogin>,
     /// Boxed: only cancel requests have it, and they are few.
     cancel_of: OnceLock<Box<CancelOf>>,
@@ -347,12 +347,12 @@ impl ClientEntry {
     /// Its start-up packet names these. For log lines only: nothing is proved yet.
     pub fn claims(&self, database: DatabaseName, user: UserName) {
         // A client has one start-up packet; a second one is refused elsewhere.
-        let _ = self.claim.set((database, user));
+        let _ = self.claim.set(Box::new((database, user)));
     }
 
     /// The database for log lines: `(nodb)` before the start-up packet.
     pub fn database_name(&self) -> &str {
-        let claimed = || self.claim.get().map(|(database, _)| database);
+        let claimed = || self.claim.get().map(|it| &it.0);
         let canceled = || match self.cancel_of()? {
             CancelOf::Pool(pool) => Some(&pool.database),
             CancelOf::Peer(_) => None,
@@ -363,7 +363,7 @@ impl ClientEntry {
 
     /// The user for log lines: `(nouser)` before the start-up packet.
     pub fn user_name(&self) -> &str {
-        let claimed = || self.claim.get().map(|(_, user)| user);
+        let claimed = || self.claim.get().map(|it| &it.1);
         self.login().map(|it| &it.user).or_else(claimed).map_or("(nouser)", UserName::as_str)
     }
 
@@ -393,19 +393,18 @@ impl ClientEntry {
 
     /// Tells it to go: its driver is woken and finds the reason. The first reason stays.
     pub fn order_disconnect(&self, reason: Disconnect) {
-        // The reason is stored before the waker is taken, and `poll_disconnect` looks again after having left its
+        // The reason is stored before the waker is read, and `poll_disconnect` looks again after having left its
         // waker: one of the two sees the other. The mutex orders them.
         let first =
             self.disconnect.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        let waker = self.waker.lock().take();
-        if let Some(waker) = waker.filter(|_| first) {
-            waker.wake();
+        if first {
+            self.nudge();
         }
     }
 
     /// Wakes its driver, which is to look around.
     pub fn nudge(&self) {
-        let waker = self.waker.lock().take();
+        let waker = self.waker.lock().clone();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -420,7 +419,8 @@ impl ClientEntry {
         }
     }
 
-    /// The order to go; without one, `waker` is woken when it comes. One task only may ask.
+    /// The order to go; without one, `waker` is woken when it comes, and at every nudge until another waker is left
+    /// here: who asks with the same one again may ask [`Self::disconnect_ordered`] instead. One task only may ask.
     pub fn poll_disconnect(&self, waker: &Waker) -> Poll<Disconnect> {
         if let Some(reason) = self.disconnect_ordered() {
             return Poll::Ready(reason);

@@ -179,7 +179,7 @@ impl Relay {
         }
         self.down.discard(header.total());
         match std::mem::replace(&mut self.phase, Phase::Open) {
-            Phase::Adjusting(refusal) => self.adjusted(refusal, turn),
+            Phase::Adjusting(refusal) => self.adjusted(refusal.map(|it| *it), turn),
             Phase::Healing => {
                 self.healed = true;
                 self.up.rewind();
@@ -269,7 +269,7 @@ impl Relay {
         turn.stats.server_error();
         if let Phase::Adjusting(refusal) = &mut self.phase {
             let body = &self.down.undecided()[HEADER..header.total()];
-            *refusal = Some(Report::parse(body)?);
+            *refusal = Some(Box::new(Report::parse(body)?));
             return Ok(Decision::Give(false));
         }
         if self.can_heal(header) {
@@ -309,7 +309,7 @@ impl Relay {
             server.read_only = true;
         }
         if matches!(report.severity, Severity::Fatal | Severity::Panic) {
-            self.last_words = Some(report);
+            self.last_words = Some(Box::new(report));
         }
         Ok(self.give_renamed(header, about.as_deref(), turn))
     }

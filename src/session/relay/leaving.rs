@@ -27,7 +27,7 @@ impl Relay {
         }
         self.presence = Presence::Gone;
         self.wants_server = false;
-        self.closing.get_or_insert(Closing::Terminated);
+        self.closing.get_or_insert_with(|| Box::new(Closing::Terminated));
         self.down_rest.pass = false;
         self.down.forget_ready();
         let half_sent = self.up_rest.bytes > 0 && self.up_rest.pass;

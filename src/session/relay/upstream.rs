@@ -106,7 +106,7 @@ impl Relay {
                 self.drop_message(header);
                 return true;
             }
-            tag::TERMINATE => self.closing = Some(Closing::Terminated),
+            tag::TERMINATE => self.closing = Some(Box::new(Closing::Terminated)),
             tag if !is_known(tag) => self.violated(unknown(tag), turn),
             // A message that is half written keeps no server waiting for its other half.
             _ => match header.total().min(STATEMENT_SCAN_BYTES_MAX) {
@@ -152,7 +152,7 @@ impl Relay {
                 }
                 self.pass_message(header);
             }
-            tag::TERMINATE => self.closing = Some(Closing::Terminated),
+            tag::TERMINATE => self.closing = Some(Box::new(Closing::Terminated)),
             tag => self.violated(unknown(tag), turn),
         }
         Handled::Decided
@@ -265,7 +265,7 @@ impl Relay {
     /// A message of a client whose request was refused while it waited for a server.
     fn refuse_message(&mut self, header: Header, turn: &mut Turn<'_>) {
         match header.tag {
-            tag::TERMINATE => self.closing = Some(Closing::Terminated),
+            tag::TERMINATE => self.closing = Some(Box::new(Closing::Terminated)),
             tag if !is_known(tag) => self.violated(unknown(tag), turn),
             tag::QUERY | tag::FUNCTION_CALL | tag::SYNC => {
                 self.drop_message(header);
