@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin};
-use crate::config::{self, Config, Diagnostic, Dialect};
+use crate::config::{self, Config, Diagnostic, Dialect, Level};
 use crate::handover::{self, Inherited};
 use crate::net::listen::{self, Bound, Listener, Place};
 use crate::net::{Moved, TcpOptions, Tls};
@@ -87,11 +87,20 @@ fn refuse(options: &RunOptions, mistakes: &[Diagnostic]) {
     let as_log = options.dialect == Dialect::Ini
         && Log::start(&config::Settings::ini(), log::Console::StandardError).is_ok();
     if as_log {
-        mistakes.iter().for_each(|mistake| tracing::error!("{mistake}"));
+        log_findings(mistakes);
         tracing::error!(fatal = true, "cannot load config file");
     } else {
         mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
         eprintln!("FATAL cannot load config file {}", options.config.display());
+    }
+}
+
+fn log_findings(findings: &[Diagnostic]) {
+    for finding in findings {
+        match finding.level {
+            Level::Error => tracing::error!("{finding}"),
+            Level::Note => tracing::warn!("{finding}"),
+        }
     }
 }
 

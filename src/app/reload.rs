@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::log::Log;
 use super::process::Process;
-use crate::config::{self, Compatibility, Config, Dialect, ReloadPlan};
+use crate::config::{self, Compatibility, Config, Diagnostic, Dialect, Level, ReloadPlan};
 use crate::net::{NameTimes, TcpOptions, Tls};
 use crate::wire::Report;
 
@@ -42,17 +42,7 @@ impl Reloader {
         let path = old.settings.conffile.clone().unwrap_or_else(|| self.path.clone());
         let loaded = match config::load(&path, self.dialect) {
             Ok(loaded) => loaded,
-            Err(mistakes) => {
-                for mistake in &mistakes {
-                    tracing::error!("{mistake}");
-                }
-                let count = mistakes.len();
-                return Err(match mistakes.first() {
-                    Some(first) if count == 1 => first.to_string(),
-                    Some(first) => format!("{first} (and {} more, see the log)", count - 1),
-                    None => "unknown".to_owned(),
-                });
-            }
+            Err(findings) => return Err(refused(&findings)),
         };
         for note in &loaded.notes {
             tracing::warn!("{note}");
@@ -113,6 +103,17 @@ impl Reloader {
         process.secrets.clear();
         process.pools.reload(plan);
         Ok(())
+    }
+}
+
+/// Logs all that is wrong with a file, for a message that names the first.
+fn refused(findings: &[Diagnostic]) -> String {
+    super::log_findings(findings);
+    let mistakes: Vec<_> = findings.iter().filter(|it| it.level == Level::Error).collect();
+    match mistakes.as_slice() {
+        [only] => only.to_string(),
+        [first, more @ ..] => format!("{first} (and {} more, see the log)", more.len()),
+        [] => "unknown".to_owned(),
     }
 }
 

@@ -16,8 +16,25 @@ pub const USER_BYTES_MAX: usize = 127;
 const TRACKED: [&str; 5] =
     ["DateStyle", "client_encoding", "TimeZone", "standard_conforming_strings", "application_name"];
 
-/// Settings that drivers send on their own and that are applied even where PgBouncer would refuse them.
-const HARMLESS: [&str; 1] = ["extra_float_digits"];
+/// Settings that drivers send on their own, or that applications ask their drivers for, and that are applied even where
+/// PgBouncer would refuse them: none does more than its client could by SET, and none follows it to others.
+const HARMLESS: &[&str] = &[
+    "bytea_output",
+    "client_min_messages",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "geqo",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "jit",
+    "lock_timeout",
+    "row_security",
+    "search_path",
+    "statement_timeout",
+    "transaction_timeout",
+];
 
 /// A client's wishes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -133,7 +150,7 @@ impl Reader<'_> {
     fn is_applied(&self, name: &str) -> bool {
         match self.settings.compatibility {
             Compatibility::Postgres => true,
-            Compatibility::PgBouncer => HARMLESS.contains(&name),
+            Compatibility::PgBouncer => HARMLESS.iter().any(|it| it.eq_ignore_ascii_case(name)),
         }
     }
 }
@@ -304,10 +321,12 @@ mod tests {
         let theirs = Settings { compatibility: Compatibility::PgBouncer, ..settings() };
         let refused = Refusal::UnsupportedOption("enable_seqscan".into());
         assert_eq!(parameters(&theirs, &[("options", "-c enable_seqscan=false")]), Err(refused));
-        let refused = Refusal::UnsupportedParameter("geqo".into());
-        assert_eq!(parameters(&theirs, &[("geqo", "off")]), Err(refused));
+        let refused = Refusal::UnsupportedParameter("enable_seqscan".into());
+        assert_eq!(parameters(&theirs, &[("enable_seqscan", "off")]), Err(refused));
         let taken = parameters(&theirs, &[("extra_float_digits", "3"), ("client_encoding", "UTF8")]);
         assert_eq!(taken.as_deref(), Ok("extra_float_digits=3;client_encoding=UTF8;"));
+        let taken = parameters(&theirs, &[("options", "-c JIT=off --statement_timeout=5s")]);
+        assert_eq!(taken.as_deref(), Ok("JIT=off;statement_timeout=5s;"));
     }
 
     #[test]

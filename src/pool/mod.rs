@@ -18,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::config::PoolSettings;
 use crate::ids::{ClientId, PoolKey, WorkerId};
 use crate::session::params::Values;
-use crate::stats::{PoolStats, ServerEntry, ServerState};
+use crate::stats::{LoggingIn, PoolStats, ServerEntry, ServerState};
 
 mod alarm;
 mod caller;
@@ -308,7 +308,8 @@ impl<C: Connection> Pool<C> {
 
     fn open(&self, opening: Opening, permit: Permit) {
         let Some(pool) = self.me.upgrade() else { return };
-        let task = OpenTask { pool, opening, begun: Instant::now(), permit: Some(permit) };
+        let logging_in = Some(pool.stats.log_in());
+        let task = OpenTask { pool, opening, begun: Instant::now(), permit: Some(permit), logging_in };
         self.setup.opener.open(opening.worker, task);
     }
 
@@ -426,6 +427,8 @@ pub struct OpenTask<C: Connection> {
     begun: Instant,
     /// `None` once the attempt has ended.
     permit: Option<Permit>,
+    /// `None` once the server is on the roster.
+    logging_in: Option<LoggingIn>,
 }
 
 impl<C: Connection> OpenTask<C> {
@@ -453,6 +456,8 @@ impl<C: Connection> OpenTask<C> {
         if let Some(address) = connected.peer.ip() {
             pool.lock().located(seat, address);
         }
+        // From here on the roster has it.
+        self.logging_in = None;
         let entry = pool.setup.roster.server(connected, self.begun);
         entry.set_pid(conn.backend());
         let given = Given { permit, entry, born: self.begun, generation };

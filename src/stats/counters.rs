@@ -4,6 +4,8 @@
 //! ([`Recent`]). Invariant: [`Totals`] has every figure there is; SHOW and Prometheus are two renderings of
 //! [`Totals::FIELDS`], whose help texts are the doc comments here.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -261,6 +263,18 @@ pub struct PoolStats {
     /// One for each worker, and one for the control thread.
     cells: Box<[Cell]>,
     window: Mutex<Window>,
+    /// Servers being connected and logged in: the roster does not have them yet.
+    logging_in: AtomicU32,
+}
+
+/// Stands for one server that is being connected and logged in; counted until it is dropped.
+#[derive(Debug)]
+pub struct LoggingIn(Arc<PoolStats>);
+
+impl Drop for LoggingIn {
+    fn drop(&mut self) {
+        self.0.logging_in.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// PgBouncer's averages reach back to the last but one turn of `stats_period`, so that they always cover a whole period.
@@ -277,7 +291,19 @@ impl PoolStats {
     pub fn new(workers: usize, now: Instant) -> Self {
         let window =
             Window { older: Totals::default(), older_at: now, newer: Totals::default(), newer_at: now };
-        Self { cells: (0..=workers).map(|_| Cell::default()).collect(), window: Mutex::new(window) }
+        let cells = (0..=workers).map(|_| Cell::default()).collect();
+        Self { cells, window: Mutex::new(window), logging_in: AtomicU32::new(0) }
+    }
+
+    /// A server is about to be connected.
+    pub fn log_in(self: &Arc<Self>) -> LoggingIn {
+        self.logging_in.fetch_add(1, Ordering::Relaxed);
+        LoggingIn(Arc::clone(self))
+    }
+
+    /// How many servers are being connected and logged in.
+    pub fn logging_in(&self) -> u32 {
+        self.logging_in.load(Ordering::Relaxed)
     }
 
     /// A worker's own cell; only that worker may write to it. A number beyond the workers means the control thread.

@@ -13,7 +13,7 @@ mod roster;
 pub use events::{client_event, client_span, name_client, server_event, server_span};
 
 pub use address::Address;
-pub use counters::{Cell, Field, Histograms, PoolStats, Recent, Totals};
+pub use counters::{Cell, Field, Histograms, LoggingIn, PoolStats, Recent, Totals};
 pub use histogram::{BOUNDS_US, BUCKETS, Bucket, Histogram, Snapshot};
 pub use roster::{
     CancelOf, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect, Replication,

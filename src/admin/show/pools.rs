@@ -9,7 +9,7 @@ use super::config::{load_balance_hosts, pool_mode};
 use super::row;
 use crate::config::PoolMode;
 use crate::ids::{PeerId, PoolKey};
-use crate::stats::{CancelOf, ClientEntry, ClientState, ServerEntry, ServerState};
+use crate::stats::{CancelOf, ClientEntry, ClientState, PoolStats, ServerEntry, ServerState};
 use crate::wire::encode::Column;
 
 pub(super) const POOLS: &[Column] = &[
@@ -61,8 +61,13 @@ impl PoolCounts {
 
 /// Every pool with what the roster says of it, by database and user.
 pub(in crate::admin) fn pool_counts(view: &View) -> BTreeMap<PoolKey, PoolCounts> {
+    let with_logins = |stats: &PoolStats| {
+        let mut counts = PoolCounts::default();
+        counts.servers[ServerState::Login as usize] = stats.logging_in();
+        counts
+    };
     let mut pools: BTreeMap<PoolKey, PoolCounts> =
-        view.pools.iter().map(|(key, _)| (key.clone(), PoolCounts::default())).collect();
+        view.pools.iter().map(|(key, stats)| (key.clone(), with_logins(stats))).collect();
     for client in view.roster.clients() {
         let pool = match (client.login(), client.cancel_of()) {
             (Some(login), _) => &login.pool,
