@@ -26,7 +26,7 @@ doc: ## The documentation of the source
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 unit: ## Tests that need no PostgreSQL
-	cargo test --lib --bins --test architecture
+	cargo test --lib --bins --test architecture --test documentation
 
 it: ## Tests against real PostgreSQL clusters
 	cargo test --test it

@@ -10,6 +10,7 @@ mod auth;
 mod cancel;
 mod config;
 mod console;
+mod differences;
 mod differential;
 mod drivers;
 mod errors;

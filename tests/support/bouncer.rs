@@ -119,7 +119,10 @@ impl Drop for Bouncer {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- the log:\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("--- the end of its log:");
+            lines.iter().rev().for_each(|line| eprintln!("{line}"));
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
