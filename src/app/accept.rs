@@ -1,7 +1,7 @@
 //! Accepts clients and spreads them over the workers, until the process is to end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
@@ -10,9 +10,13 @@ use super::process::{Phase, Process};
 use super::workers::Workers;
 use crate::net::listen::{Listener, Place};
 use crate::net::{Detached, TcpOptions};
+use crate::stats::Disconnect;
 
 /// How long to wait where no file descriptor is left for another client.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long clients that are sent away at the end may take to hear of it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Clients that are accepted and not yet handed to a worker.
 const ACCEPTED_MAX: usize = 64;
@@ -71,11 +75,31 @@ async fn accept(process: &Process, listener: &Listener, arrivals: &tokio::sync::
     }
 }
 
+/// Whether `shutdown_timeout` is over.
+fn is_overdue(process: &Process, ending_since: Instant) -> bool {
+    let limit = process.config.load().settings.shutdown_timeout;
+    !limit.is_zero() && ending_since.elapsed() >= limit
+}
+
+/// Tells those who are still here that it ends, and waits for them to have heard it.
+async fn send_all_away(process: &Process) {
+    tracing::warn!("shutdown_timeout is over, {} clients are sent away", process.roster.client_count());
+    process.roster.disconnect_all(Disconnect::Shutdown);
+    let until = Instant::now() + FAREWELL;
+    while process.roster.client_count() > 0 && Instant::now() < until {
+        tokio::time::sleep(DRAIN_LOOK_PERIOD).await;
+    }
+}
+
 /// Ready when nothing keeps the process alive any more.
 async fn ended(process: &Process) {
     let mut phase = process.phase.subscribe();
+    let mut ending_since = None;
     loop {
         let now = *phase.borrow_and_update();
+        if now != Phase::Running && is_overdue(process, *ending_since.get_or_insert_with(Instant::now)) {
+            return send_all_away(process).await;
+        }
         let over = match now {
             Phase::Running => false,
             Phase::WaitingForClients => process.roster.client_count() == 0,

@@ -220,6 +220,8 @@ async fn console(
         replication: Replication::None,
         tls: client.tls.as_ref().map(|it| it.to_string().into()),
     });
+    let name = client.parameters.iter().find(|(name, _)| name == "application_name");
+    entry.set_application_name(name.map(|(_, value)| Arc::from(value.as_str())));
     let cancel = Arc::new(Notify::new());
     let minor = client.minor;
     let Ok(ticket) = process.cancels.mint_for_console(minor, &cancel) else { return };
@@ -287,13 +289,7 @@ async fn begin(
     let Newcomer { entry, participant, client } = newcomer;
     process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
-    let welcome = match welcome_of(process, &pool, &entry, &client).await {
-        Ok(welcome) => welcome,
-        Err(refusal) => {
-            client.refuse(refusal).await;
-            return None;
-        }
-    };
+    // Its password was good: one that waits for the first server is listed as waiting, as in PgBouncer.
     let own = pool.key();
     entry.logged_in(ClientLogin {
         // The same text as the pool's, where it is the same.
@@ -302,6 +298,13 @@ async fn begin(
         replication: Replication::None,
         tls: client.tls.as_ref().map(|it| worker.shared.borrow_mut().tls(&it.to_string())),
     });
+    let welcome = match welcome_of(process, &pool, &entry, &client).await {
+        Ok(welcome) => welcome,
+        Err(refusal) => {
+            client.refuse(refusal).await;
+            return None;
+        }
+    };
     let wanted = client.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let start = wanted.clone().filter(|(name, _)| welcome.value(name).is_some()).collect();
     let wanted = Parameters::of_client(&welcome, wanted);
@@ -389,8 +392,8 @@ mod tests {
             size_of::<F>()
         }
         for (what, bytes, most) in [
-            ("the task of a session", task(Session::run), 760),
-            ("the driver", size_of::<Driver>(), 610),
+            ("the task of a session", task(Session::run), 768),
+            ("the driver", size_of::<Driver>(), 616),
             ("the relay", size_of::<Relay>(), 400),
             ("the entry on the roster", size_of::<ClientEntry>(), 300),
         ] {

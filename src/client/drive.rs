@@ -250,6 +250,17 @@ impl Driver {
             if entry.application_name() != name {
                 entry.set_application_name(name);
             }
+            self.name_server();
+        }
+    }
+
+    /// The server on loan has the client's application_name.
+    fn name_server(&self) {
+        let name = self.shown.reported.text("application_name");
+        if let Some(entry) = self.lease.as_ref().and_then(|lease| lease.entry())
+            && entry.application_name() != name
+        {
+            entry.set_application_name(name);
         }
     }
 
@@ -387,11 +398,15 @@ impl Driver {
                 Answer::Refused(refusal) => Err(refusal),
                 Answer::Waiting => {
                     self.waiting_since = Some(now);
+                    let waiting = self.relay.to_server().undecided().len();
+                    self.claim.caller().entry().set_buffered(waiting);
                     return true;
                 }
             }
         };
-        self.waiting_since = None;
+        if self.waiting_since.take().is_some() {
+            self.claim.caller().entry().set_buffered(0);
+        }
         self.noticed = false;
         match answer {
             Ok(lease) => self.take_over(lease),
@@ -409,6 +424,9 @@ impl Driver {
                 lease.shield();
                 self.lease = Some(lease);
                 self.event(|relay, turn| relay.on_granted(session, rules, turn));
+                if self.relay.is_adjusting() {
+                    self.name_server();
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Sockets are bound first ([`bind`], no runtime needed) and listened on later. What is accepted comes as
 //! [`Detached`]: it is registered once, at the worker that will serve it. `tcp_defer_accept` has no effect: a client
-//! that connects and stays silent costs no more than its login slot.
+//! that connects and stays silent costs no more than its place among logins.
 
 use std::fmt;
 use std::io;

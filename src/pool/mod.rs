@@ -78,6 +78,7 @@ enum Tracked {
     Resetting,
     Examining,
     Idle,
+    Used,
     Held,
 }
 
@@ -87,6 +88,7 @@ impl Tracked {
             Self::Leased(client) => (ServerState::Active, Some(client)),
             Self::Resetting | Self::Examining => (ServerState::Tested, None),
             Self::Idle => (ServerState::Idle, None),
+            Self::Used => (ServerState::Used, None),
             Self::Held => (ServerState::BeingCanceled, None),
         };
         entry.set_state(state);
@@ -460,6 +462,7 @@ impl<C: Connection> OpenTask<C> {
         self.logging_in = None;
         let entry = pool.setup.roster.server(connected, self.begun);
         entry.set_pid(conn.backend());
+        entry.set_application_name(conn.reported().text("application_name"));
         let given = Given { permit, entry, born: self.begun, generation };
         let mut member = Member::new(&pool.me, seat, conn, given);
         match member.watch() {

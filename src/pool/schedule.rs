@@ -620,6 +620,15 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         }
     }
 
+    /// Looks at the idle servers that must be asked whether they still answer before they are given out.
+    pub fn for_each_to_check(&self, now: Instant, mut look: impl FnMut(&S)) {
+        for slot in self.idle.iter().filter_map(|seat| self.slots.get(*seat)) {
+            if let (State::Idle(server), true) = (&slot.state, self.needs_check(slot, now)) {
+                look(server);
+            }
+        }
+    }
+
     /// Servers opened before this number changed are to be closed once they are released.
     pub fn generation(&self) -> u32 {
         self.generation

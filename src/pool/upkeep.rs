@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Pool;
 use super::connection::{Connection, Refusal};
 use super::pools::Pools;
+use super::{Pool, Tracked};
 use crate::config::Config;
 use crate::ids::PoolKey;
 
@@ -110,7 +110,12 @@ impl<C: Connection> Pools<C> {
 
 impl<C: Connection> Pool<C> {
     fn upkeep(&self, forced_user: bool, now: Instant) {
-        let closing = self.lock().upkeep(now);
+        let closing = {
+            let mut schedule = self.lock();
+            let closing = schedule.upkeep(now);
+            schedule.for_each_to_check(now, |member| member.track(Tracked::Used));
+            closing
+        };
         self.close_all(closing);
         self.serve_demand(now);
         if forced_user || self.clients.load(Ordering::Relaxed) > 0 {

@@ -33,6 +33,18 @@ fn int_waits_for_transactions_only() {
 }
 
 #[test]
+fn shutdown_timeout_ends_the_wait() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut pooler = Setup::of(Cluster::shared()).set("shutdown_timeout", "\"200ms\"").start();
+        let mut client = pooler.app();
+        client.query("BEGIN");
+        pooler.signal(signal);
+        assert_eq!(error(&client.rest()).text(), "server shutting down");
+        assert!(pooler.wait().success());
+    }
+}
+
+#[test]
 fn a_second_term_or_int_and_any_quit_end_at_once() {
     for signals in [&[Signal::TERM, Signal::TERM][..], &[Signal::INT, Signal::INT], &[Signal::QUIT]] {
         let mut pooler = Pooler::of(Cluster::shared());

@@ -30,6 +30,7 @@ mod relay;
 mod replacing;
 mod schema;
 mod service;
+mod shows;
 mod suspend;
 mod switchover;
 mod timeouts;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::support::pgbouncer;
 use crate::support::place::{self, Guarded};
 use crate::support::prelude::*;
 
@@ -211,31 +212,10 @@ fn an_id_and_peers_may_come_with_a_reload() {
     assert_eq!(error(&client.ready()).sqlstate(), "57014");
 }
 
-/// A PgBouncer that has peers: named by `PGBOUNCER`, or on the path. Says why there is none.
-fn pgbouncer() -> Result<PathBuf, String> {
-    let on_path = || {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let sbin = PathBuf::from("/usr/sbin");
-        std::env::split_paths(&path).chain([sbin]).map(|it| it.join("pgbouncer")).find(|it| it.exists())
-    };
-    let program = std::env::var_os("PGBOUNCER").map(PathBuf::from).or_else(on_path);
-    let program = program.ok_or("no PgBouncer is installed, and PGBOUNCER names none")?;
-    let version = place::command(&program).arg("--version").output().map_err(|it| it.to_string())?;
-    let version = String::from_utf8_lossy(&version.stdout).into_owned();
-    let number = version.split_whitespace().nth(1).unwrap_or_default().to_owned();
-    let mut parts = number.split('.').map(|it| it.parse::<u32>().unwrap_or(0));
-    match (parts.next(), parts.next()) {
-        (Some(1), Some(minor)) if minor < 19 => {
-            Err(format!("{} is {number}: peers came with 1.19", program.display()))
-        }
-        (Some(_), Some(_)) => Ok(program),
-        _ => Err(format!("{} does not say its version", program.display())),
-    }
-}
-
 #[test]
 fn pgweir_and_pgbouncer_are_each_others_peers() {
-    let program = match pgbouncer() {
+    // Peers came with 1.19.
+    let program = match pgbouncer::installed(19..) {
         Ok(program) => program,
         Err(why) => return println!("skipped: {why}"),
     };

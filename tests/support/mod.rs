@@ -9,6 +9,7 @@ pub mod certs;
 pub mod cluster;
 pub mod dns;
 pub mod message;
+pub mod pgbouncer;
 pub mod place;
 pub mod pooler;
 pub mod raw;

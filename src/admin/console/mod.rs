@@ -187,7 +187,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             return Ok(None);
         }
         let mut message = self.input.split_to(header.total());
-        self.cell().received(message.len());
         message.advance(crate::wire::frame::HEADER);
         Ok(Some((header.tag, message)))
     }
@@ -430,7 +429,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
         if self.output.is_empty() {
             return Ok(());
         }
-        self.cell().sent(self.output.len());
         // A client that reads nothing can still be told to go.
         tokio::select! {
             written = self.stream.write_all_buf(&mut self.output) => written?,

@@ -189,7 +189,7 @@ settings! {
         "Facility of the system's log."
     syslog_ident: String = TEXT, Some("pgbouncer"), Live;
         "Name in the system's log."
-    tcp_defer_accept: u32 = NUMBER, Some("1"), Live;
+    tcp_defer_accept: u32 = NUMBER, Some("1"), Live, idle "a client that connects and stays silent costs no more than its place among logins";
         "Seconds that the kernel holds a TCP connection back until its first bytes come. 0: it does not."
     tcp_keepalive: bool = FLAG, Some("1"), NewConnections;
         "Let the kernel probe silent TCP connections."
