@@ -240,7 +240,7 @@ fn apply<T>(
     if text.contains('\0') {
         return Err(Fault::new("a value must not contain a zero byte"));
     }
-    let inherits = context.dialect == Dialect::Ini && row.zero == Zero::Inherit && is_zero(&text);
+    let inherits = context.dialect == Dialect::Ini && inherits(row.zero, &text);
     (row.read)(target, if inherits { "" } else { &text })?;
     if let Effect::None(why) = row.effect {
         notes.push(Fault::new(format!("has no effect: {why}")));
@@ -248,9 +248,14 @@ fn apply<T>(
     Ok(Applied { name: row.name, notes })
 }
 
-/// PgBouncer reads entries' numbers with `atoi`: whatever is not above zero inherits.
-fn is_zero(text: &str) -> bool {
-    text.parse::<f64>().is_ok_and(|it| it <= 0.0)
+/// Whether an entry's number in an ini file stands for the global setting.
+fn inherits(zero: Zero, text: &str) -> bool {
+    let number = text.parse::<f64>();
+    match zero {
+        Zero::Value => false,
+        Zero::InheritBelow => number.is_ok_and(|it| it < 0.0),
+        Zero::Inherit => number.is_ok_and(|it| it <= 0.0),
+    }
 }
 
 /// The text of a value, if it is written as such values may be.

@@ -152,7 +152,7 @@ pub const PEER_ID: Kind<u16> = Kind {
 /// How talkative the log is; not set is 0.
 pub const VERBOSITY: Kind<u8> = Kind {
     facts: Facts::of("number", Form::Number),
-    read: |text| if text.is_empty() { Ok(0) } else { whole(text, 0, 3).map(|it| it as u8) },
+    read: |text| if text.is_empty() { Ok(0) } else { whole(text, 0, 255).map(|it| it as u8) },
     show: |it| Some(it.to_string()),
 };
 

@@ -52,6 +52,8 @@ pub enum Effect {
 pub enum Zero {
     /// Zero.
     Value,
+    /// Zero, but a number below it means the global setting: PgBouncer's own way to say that nothing is set.
+    InheritBelow,
     /// As the global setting: so in PgBouncer, whose entries have no other way to say it.
     Inherit,
 }

@@ -182,6 +182,19 @@ fn a_broken_user_list_is_told_in_its_own_lines_without_its_secrets() {
 }
 
 #[test]
+fn an_entrys_size_below_zero_is_the_global_one() {
+    let config = good(ini(
+        "[pgbouncer]\n[databases]\na = pool_size=-1 min_pool_size=-1 reserve_pool=-5\nb = pool_size=0\n\
+         [users]\nu = pool_size=-1 max_user_connections=-1\n",
+    ));
+    let [a, b] = ["a", "b"].map(|name| config.databases[name].clone());
+    assert_eq!((a.pool_size, a.min_pool_size, a.reserve_pool_size), (None, None, None));
+    assert_eq!(b.pool_size, Some(0));
+    let user = &config.users[&UserName::from("u")];
+    assert_eq!((user.pool_size, user.max_user_connections), (None, None));
+}
+
+#[test]
 fn of_a_user_with_two_lines_the_later_counts() {
     let surroundings = Fake::default().file("users.txt", "\"a\" \"1\"\n\"a\" \"2\"\n");
     let config = good(ini_in(&surroundings, "[pgbouncer]\nauth_file = users.txt"));
