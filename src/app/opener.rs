@@ -11,13 +11,16 @@ use tokio::sync::mpsc;
 use super::process::Process;
 use crate::auth::Credentials;
 use crate::client::stored_credentials;
-use crate::config::Config;
+use crate::config::{Compatibility, Config};
 use crate::ids::{PoolKey, WorkerId};
 use crate::pool::schedule::OpenFailure;
 use crate::pool::{Connection as _, Lease, OpenError, OpenTask, Opener, Resetting};
 use crate::server::{Rotation, ServerConn, Target};
 use crate::session::params::Role;
 use crate::wire::{Report, SqlState};
+
+/// All that PgBouncer tells a replication client whose server refuses it.
+const LOGIN_FAILED: &str = "login failed";
 
 /// What is known of one pool's servers before they are opened.
 #[derive(Default)]
@@ -116,6 +119,9 @@ async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn>) {
         return task.failed(error, worker, Instant::now());
     };
     target.welcome = task.pool().welcome();
+    if let Some(start) = task.replication() {
+        target = target.for_replication(start);
+    }
     match process.connector.connect(&target, worker).await {
         Ok(conn) if is_unwanted(&task, &conn) => {
             tracing::warn!(database = %key.database, user = %key.user, "{STANDBY}, and the primary is waited for");
@@ -130,7 +136,12 @@ async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn>) {
             if let Some(entry) = config.database(&key.database) {
                 origin.rotation.on_failure(entry.load_balance_hosts);
             }
-            task.failed(error.into(), worker, Instant::now());
+            let mut error = OpenError::from(error);
+            let theirs = config.settings.compatibility == Compatibility::PgBouncer;
+            if theirs && task.replication().is_some() && error.kind == OpenFailure::Refused {
+                error.report = Report::fatal(SqlState::PROTOCOL_VIOLATION, LOGIN_FAILED);
+            }
+            task.failed(error, worker, Instant::now());
         }
     }
 }

@@ -12,6 +12,7 @@ use super::process::{Consoles, Process};
 use super::workers::{Arrival, Load};
 use crate::admin::{self, Access, Admin, console_pool};
 use crate::cancel;
+use crate::client::End;
 use crate::client::drive::{Driver, Parts};
 use crate::client::login::{Admitted, ConsoleRole, Destination, House, Lobby, LoggedIn, Welcome, Welcomed};
 use crate::client::patience::{self, Situation};
@@ -21,7 +22,7 @@ use crate::client::{Seat, Worker};
 use crate::config::{ClientSettings, Config};
 use crate::ids::{DatabaseName, PoolKey};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, Participant, PoolClient};
-use crate::server::ServerConn;
+use crate::server::{ReplicationStart, ServerConn};
 use crate::session::params::{Parameters, Values};
 use crate::session::relay::{Activity, Relay, Rules};
 use crate::stats::{
@@ -150,7 +151,7 @@ impl House for Visitor {
         let pool = self.process.pools.enter(&key);
         let config = self.process.config.load_full();
         let limits = config.client_settings(&key.database, &key.user);
-        let lease = checkout(&config, &pool, Claim::new(Arc::clone(&self.entry)), &limits)
+        let lease = checkout(&config, &pool, &Claim::new(Arc::clone(&self.entry)), &limits)
             .await
             .map_err(|report| AuthQueryError::Unavailable(Box::new(report)))?;
         // The client's cancel requests are not for this query.
@@ -176,7 +177,7 @@ impl House for Visitor {
 async fn checkout(
     config: &Config,
     pool: &PoolClient,
-    claim: Claim<ServerConn>,
+    claim: &Claim<ServerConn>,
     limits: &ClientSettings,
 ) -> Result<Lease<Busy>, Report> {
     let compatibility = config.settings.compatibility;
@@ -286,36 +287,29 @@ async fn begin(
     newcomer: Newcomer,
     key: &PoolKey,
 ) -> Option<Conversation> {
-    let Newcomer { entry, participant, client } = newcomer;
+    let Newcomer { entry, participant, mut client } = newcomer;
     process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
     // Its password was good: one that waits for the first server is listed as waiting, as in PgBouncer.
-    let own = pool.key();
-    entry.logged_in(ClientLogin {
-        // The same text as the pool's, where it is the same.
-        user: if client.user == own.user { own.user.clone() } else { client.user.clone() },
-        pool: own.clone(),
-        replication: Replication::None,
-        tls: client.tls.as_ref().map(|it| worker.shared.borrow_mut().tls(&it.to_string())),
-    });
-    let welcome = match welcome_of(process, &pool, &entry, &client).await {
-        Ok(welcome) => welcome,
-        Err(refusal) => {
-            client.refuse(refusal).await;
+    announce(&worker, &entry, &client, pool.key());
+    let outset = match client.replication.clone() {
+        None => ordinary(process, &pool, &entry, &client).await.map_err(End::from),
+        Some(start) => replicating(process, &pool, &entry, (&mut client, start)).await,
+    };
+    let Outset { claim, parameters, start, lease } = match outset {
+        Ok(outset) => outset,
+        Err(end) => {
+            client.part(end).await;
             return None;
         }
     };
-    let wanted = client.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let start = wanted.clone().filter(|(name, _)| welcome.value(name).is_some()).collect();
-    let wanted = Parameters::of_client(&welcome, wanted);
     let (start, parameters) = {
         let values = &mut worker.shared.borrow_mut().values;
         let parameters =
-            Parameters { reported: values.share(wanted.reported), extra: values.share(wanted.extra) };
+            Parameters { reported: values.share(parameters.reported), extra: values.share(parameters.extra) };
         (values.share(Arc::new(start)), parameters)
     };
     entry.set_application_name(parameters.reported.text("application_name"));
-    let claim = Claim::new(Arc::clone(&entry));
     let Ok(ticket) = process.cancels.mint(client.minor, claim.caller()) else { return None };
     let rules = rules(process, &pool);
     let told: Vec<(String, String)> =
@@ -335,14 +329,73 @@ async fn begin(
             pool.stats().cell(worker.id).client_login();
             let relay = Relay::new(rules, parameters, Instant::now()).with_start(start);
             let parts = Parts { client: stream, input, claim, participant, pool: Arc::clone(&pool), relay };
-            Some(Conversation {
-                driver: Driver::new(worker, parts),
-                _seat: seat,
-                _ticket: ticket,
-                _pool: pool,
-            })
+            let mut driver = Driver::new(worker, parts);
+            if let Some(lease) = lease {
+                driver = driver.with_server(lease);
+            }
+            Some(Conversation { driver, _seat: seat, _ticket: ticket, _pool: pool })
         }
     }
+}
+
+/// What a conversation begins with.
+struct Outset {
+    claim: Claim<ServerConn>,
+    parameters: Parameters,
+    /// What RESET comes back to, where that is not what the server comes back to.
+    start: Values,
+    /// A replication client has its server from the beginning.
+    lease: Option<Lease<Busy>>,
+}
+
+/// Of a client that shares its pool's servers.
+async fn ordinary(
+    process: &Process,
+    pool: &PoolClient,
+    entry: &Arc<ClientEntry>,
+    client: &LoggedIn,
+) -> Result<Outset, Refusal> {
+    let welcome = welcome_of(process, pool, entry, client).await?;
+    let wanted = client.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let start = wanted.clone().filter(|(name, _)| welcome.value(name).is_some()).collect();
+    let parameters = Parameters::of_client(&welcome, wanted);
+    Ok(Outset { claim: Claim::new(Arc::clone(entry)), parameters, start, lease: None })
+}
+
+/// Of a replication client. Its server, opened for it alone with all that it asks for, is what it has from the
+/// beginning: nothing need be set there later, which a physical replication connection would not allow.
+///
+/// `client_login_timeout` is over with the authentication: from then on it waits as for a query.
+async fn replicating(
+    process: &Process,
+    pool: &PoolClient,
+    entry: &Arc<ClientEntry>,
+    (client, start): (&mut LoggedIn, Arc<ReplicationStart>),
+) -> Result<Outset, End> {
+    let config = process.config.load_full();
+    let limits = patience::of_replication(config.client_settings(&client.database, &client.user));
+    let claim = Claim::for_replication(Arc::clone(entry), start);
+    let told = |report| End::from(Refusal::Server(Box::new(report)));
+    let lease = tokio::select! {
+        granted = checkout(&config, pool, &claim, &limits) => granted.map_err(told)?,
+        end = client.left() => return Err(end),
+        reason = entry.disconnected() => {
+            return Err(told(patience::sent_away(reason, config.settings.compatibility)));
+        }
+    };
+    let parameters = Parameters { reported: lease.reported(), extra: Arc::default() };
+    Ok(Outset { claim, parameters, start: Values::default(), lease: Some(lease) })
+}
+
+/// Shows on the roster who has logged in.
+fn announce(worker: &Worker, entry: &ClientEntry, client: &LoggedIn, pool: &PoolKey) {
+    entry.logged_in(ClientLogin {
+        // The same text as the pool's, where it is the same.
+        user: if client.user == pool.user { pool.user.clone() } else { client.user.clone() },
+        pool: pool.clone(),
+        replication: client.replication.as_ref().map_or(Replication::None, |it| it.kind),
+        tls: client.tls.as_ref().map(|it| worker.shared.borrow_mut().tls(&it.to_string())),
+    });
 }
 
 fn rules(process: &Process, pool: &PoolClient) -> Rules {
@@ -368,7 +421,8 @@ async fn welcome_of(
     }
     let config = process.config.load_full();
     let limits = config.client_settings(&client.database, &client.user);
-    let first = checkout(&config, pool, Claim::to_look(Arc::clone(entry)), &limits);
+    let claim = Claim::to_look(Arc::clone(entry));
+    let first = checkout(&config, pool, &claim, &limits);
     let lease = match client.deadline {
         None => first.await,
         Some(deadline) => timeout_at(deadline, first).await.map_err(|_| Refusal::LoginTimeoutServerDown)?,

@@ -29,7 +29,7 @@ use crate::session::params::Values;
 use crate::session::pipe::{Pipe, SLICES_MAX, Spare};
 use crate::session::relay::{Closing, Relay, Rules, Turn};
 use crate::session::verdict::{CloseReason, Verdict};
-use crate::stats::{Disconnect, client_event};
+use crate::stats::{Disconnect, Replication, client_event};
 use crate::wire::Report;
 
 /// How long a client that was told to go may take to read what it was told.
@@ -137,9 +137,13 @@ impl Driver {
     pub fn new(worker: Rc<Worker>, parts: Parts) -> Self {
         let Parts { client, input, claim, participant, pool, mut relay } = parts;
         let config = worker.config.load();
-        let limits = match claim.caller().entry().login() {
-            Some(login) => config.client_settings(&login.pool.database, &login.user),
-            None => config.client_settings(&pool.key().database, &pool.key().user),
+        let (limits, replication) = match claim.caller().entry().login() {
+            Some(login) => (config.client_settings(&login.pool.database, &login.user), login.replication),
+            None => (config.client_settings(&pool.key().database, &pool.key().user), Replication::None),
+        };
+        let limits = match replication {
+            Replication::None => limits,
+            Replication::Logical | Replication::Physical => patience::of_replication(limits),
         };
         let limits = worker.shared.borrow_mut().limits(limits);
         let compatibility = config.settings.compatibility;
@@ -165,6 +169,25 @@ impl Driver {
             give_up: None,
             ended: None,
             shown,
+        }
+    }
+
+    /// The same with a server that the client has already.
+    #[must_use]
+    pub fn with_server(mut self, lease: Lease<Busy>) -> Self {
+        self.take_over(lease);
+        self
+    }
+
+    fn replication(&self) -> Replication {
+        self.claim.caller().entry().login().map_or(Replication::None, |login| login.replication)
+    }
+
+    /// When the client's servers go back: the pool's way, but a replication client keeps the one that is its own.
+    fn mode(&self) -> PoolMode {
+        match self.replication() {
+            Replication::None => self.pool.settings().mode,
+            Replication::Logical | Replication::Physical => PoolMode::Session,
         }
     }
 
@@ -292,7 +315,7 @@ impl Driver {
         self.server_flush = Flush::Done;
         let always = self.worker.config.load().settings.server_reset_query_always;
         match verdict {
-            Verdict::Reuse(done) if self.pool.settings().mode != PoolMode::Session && !always => {
+            Verdict::Reuse(done) if self.mode() != PoolMode::Session && !always => {
                 lease.done(done).give_back(now);
             }
             Verdict::Reuse(done) | Verdict::Clean(done, _) => {
@@ -318,14 +341,20 @@ impl Driver {
         }
     }
 
-    /// `server_fast_close`: a client that has an obsolete server for its whole session must not keep it.
+    /// `server_fast_close`: a client that has an obsolete server for its whole session must not keep it. One that
+    /// replicates must not in any case: it might never end.
     fn give_up_obsolete(&mut self) -> bool {
         let obsolete = self.lease.as_ref().is_some_and(|lease| lease.is_obsolete());
-        if !obsolete
-            || self.relay.is_busy()
-            || self.pool.settings().mode != PoolMode::Session
-            || !self.worker.config.load().settings.server_fast_close
-        {
+        let gives_up = obsolete
+            && match self.replication() {
+                Replication::Logical | Replication::Physical => true,
+                Replication::None => {
+                    !self.relay.is_busy()
+                        && self.mode() == PoolMode::Session
+                        && self.worker.config.load().settings.server_fast_close
+                }
+            };
+        if !gives_up {
             return false;
         }
         self.send_away(patience::obsolete(self.compatibility), CloseReason::Obsolete);
@@ -334,7 +363,7 @@ impl Driver {
 
     fn send_away(&mut self, report: Report, reason: CloseReason) {
         self.claim.leave();
-        if self.relay.is_busy() {
+        if self.relay.is_busy() && !self.relay.is_streaming() {
             // The server would go on with it until it had something to say.
             self.cancel_what_runs();
         }
@@ -434,7 +463,7 @@ impl Driver {
     fn rules(&self) -> Rules {
         let config = self.worker.config.load();
         Rules {
-            mode: self.pool.settings().mode,
+            mode: self.mode(),
             prepared_max: config.settings.max_prepared_statements,
             simple_queries: !config.settings.disable_pqexec,
             compatibility: config.settings.compatibility,
@@ -512,7 +541,8 @@ impl Driver {
             return;
         }
         self.claim.leave();
-        if self.ended.as_deref() == Some(&Ended::Vanished) && self.relay.is_busy() {
+        let vanished = self.ended.as_deref() == Some(&Ended::Vanished);
+        if vanished && self.relay.is_busy() && !self.relay.is_streaming() {
             self.cancel_what_runs();
         }
         self.give_up = Some(Instant::now() + COME_TO_REST);

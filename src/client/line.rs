@@ -23,6 +23,9 @@ use crate::wire::{self, Header};
 /// Bytes asked of the system at once. A start-up packet or a password rarely has more.
 const READ_BYTES: usize = 1024;
 
+/// What a client may send before it has been welcomed, as far as that is read.
+const EARLY_BYTES_MAX: usize = 16 * 1024;
+
 /// A client that is turned away is listened to this much longer, so that it finds our last words and no reset:
 /// closing a socket with unread bytes makes the system drop what we sent.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -197,6 +200,17 @@ impl Line {
                 Ok(None) => self.read(wire::frame::HEADER).await?,
             }
         }
+    }
+
+    /// Ready once the client has closed the connection. What it sends meanwhile is kept for later; once that is too
+    /// much, its leaving goes unnoticed. Cancel safe.
+    pub(super) async fn left(&mut self) -> End {
+        while self.input.len() < EARLY_BYTES_MAX {
+            if let Err(end) = self.read(self.input.len() + 1).await {
+                return end;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Reads once, with room for `wanted` bytes in all.

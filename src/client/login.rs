@@ -29,7 +29,8 @@ use crate::auth::{
 use crate::config::{Compatibility, Config, Database, is_console};
 use crate::ids::{DatabaseName, PoolKey, UserName};
 use crate::net::{Handshakes, Stream, Tls, TlsInfo};
-use crate::stats::name_client;
+use crate::server::ReplicationStart;
+use crate::stats::{Replication, name_client};
 use crate::wire::startup::MINOR_MAX;
 use crate::wire::{CancelKey, Report, TxStatus, encode};
 
@@ -140,6 +141,8 @@ pub struct LoggedIn {
     pub credentials: Credentials,
     /// Settings it wants its servers to have, each name once; values are raw text as `set_config` takes them.
     pub parameters: Vec<(String, String)>,
+    /// What its server is to be, if it comes to replicate; `parameters` are in there, too.
+    pub replication: Option<Arc<ReplicationStart>>,
     /// The minor protocol version both sides speak: cancel keys are longer from 2 on.
     pub minor: u16,
     /// What its TLS handshake came to.
@@ -214,9 +217,18 @@ impl LoggedIn {
 
     /// Turns the client away after all: its pool has no server to welcome it with.
     pub async fn refuse(self, refusal: Refusal) -> End {
-        let end = End::Refused(refusal);
+        self.part(End::Refused(refusal)).await
+    }
+
+    /// The connection ends like this. Not cancel safe.
+    pub async fn part(self, end: End) -> End {
         self.line.turn_away(&end, &self.config.settings).await;
         end
+    }
+
+    /// Ready once the client has left. Cancel safe.
+    pub async fn left(&mut self) -> End {
+        self.line.left().await
     }
 }
 
@@ -261,6 +273,7 @@ pub async fn login<H: House>(arrival: Arrival, lobby: &Lobby<H>) -> Result<Logge
     };
     match outcome {
         Ok((wanted, passed)) => Ok(LoggedIn {
+            replication: wanted.replication_start().map(Arc::new),
             line,
             user: passed.user,
             database: passed.database,
@@ -321,7 +334,7 @@ impl<'a, H: House> Candidate<'a, H> {
     }
 
     async fn run(mut self, wanted: &Wanted) -> Result<Passed, End> {
-        self.log_attempt();
+        self.log_attempt(wanted.replication);
         if self.is_own_user()? {
             let role = ConsoleRole::Admin;
             return Ok(self.enter(Destination::Console(role), Credentials::default())?);
@@ -333,13 +346,14 @@ impl<'a, H: House> Candidate<'a, H> {
         Ok(self.enter(destination, credentials)?)
     }
 
-    fn log_attempt(&self) {
+    fn log_attempt(&self, replication: Replication) {
         if !self.config.settings.log_connections {
             return;
         }
         let tls = self.tls.as_ref().map_or_else(|| "no".to_owned(), ToString::to_string);
         let (database, user) = (Printable(&self.database), Printable(&self.user));
-        tracing::info!("login attempt: db={database} user={user} tls={tls} replication=no");
+        let replication = replication.startup_value();
+        tracing::info!("login attempt: db={database} user={user} tls={tls} replication={replication}");
     }
 
     /// The entry of the client's database; `None` for the console, and where there is none.

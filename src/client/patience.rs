@@ -41,6 +41,16 @@ pub struct Situation {
     pub transaction_since: Option<Instant>,
 }
 
+/// The limits of a replication client: a base backup, a first copy of all tables and a stream take as long as they take.
+pub fn of_replication(settings: ClientSettings) -> ClientSettings {
+    ClientSettings {
+        query_timeout: Duration::ZERO,
+        transaction_timeout: Duration::ZERO,
+        idle_transaction_timeout: Duration::ZERO,
+        ..settings
+    }
+}
+
 /// The next limit to be over, if nothing happens before.
 pub fn next(settings: &ClientSettings, situation: &Situation) -> Option<(Instant, Limit)> {
     let after = |since: Option<Instant>, limit: Duration, which: Limit| {

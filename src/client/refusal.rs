@@ -64,9 +64,6 @@ pub enum Refusal {
     /// `replication` has a value that is none.
     #[error("invalid value for parameter \"replication\": \"{0}\"")]
     ReplicationValue(String),
-    /// Replication goes to a server directly.
-    #[error("replication connections are not supported")]
-    Replication,
     /// The client did not prove who it is.
     #[error(transparent)]
     Authentication(#[from] AuthError),
@@ -161,7 +158,6 @@ impl Refusal {
             }
             Self::OldProtocol
             | Self::UnknownProtocol { .. }
-            | Self::Replication
             | Self::AuthTypeNotBuilt(_)
             | Self::UnsupportedParameter(_)
             | Self::UnsupportedOption(_) => SqlState::FEATURE_NOT_SUPPORTED,
@@ -201,7 +197,6 @@ impl Refusal {
             Self::TooManyClientsOfDatabase => Some("Raise max_db_client_connections."),
             Self::TooManyClientsOfUser => Some("Raise max_user_client_connections."),
             Self::DatabaseDisabled(_) => Some("ENABLE it on the console."),
-            Self::Replication => Some("Connect to the PostgreSQL server directly."),
             _ => None,
         }
     }

@@ -8,6 +8,8 @@ use crate::config::{Compatibility, Settings};
 use crate::wire::startup::Startup;
 
 use super::refusal::Refusal;
+use crate::server::ReplicationStart;
+use crate::stats::Replication;
 
 /// The longest user name, as PgBouncer's MAX_USERNAME less its terminator.
 pub const USER_BYTES_MAX: usize = 127;
@@ -45,25 +47,27 @@ pub struct Wanted {
     pub database: String,
     /// Settings in the order in which they are to be applied, each name once.
     pub parameters: Vec<(String, String)>,
+    /// Whether it comes to replicate.
+    pub replication: Replication,
+    /// The `options` of a replication client as they came: its server is its own, so any will do.
+    pub options: Option<String>,
 }
 
 impl Wanted {
     /// Reads a StartupMessage. `origin` is the client's address, for `application_name_add_host`.
     pub fn read(startup: &Startup, settings: &Settings, origin: &str) -> Result<Self, Refusal> {
-        if let Some(value) = startup.parameter("replication")
-            && is_replication(value)?
-        {
-            return Err(Refusal::Replication);
-        }
+        let replication = startup.parameter("replication").map_or(Ok(Replication::None), replication)?;
         let user = startup.parameter("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
         if user.len() > USER_BYTES_MAX {
             return Err(Refusal::UserTooLong);
         }
         let database = startup.parameter("database").filter(|name| !name.is_empty()).unwrap_or(user);
         let mut reader = Reader { settings, parameters: Vec::new() };
+        let options = startup.parameter("options").filter(|_| replication != Replication::None);
         // Parameters of their own win over those in `options`: process_startup_options in
         // src/backend/utils/init/postinit.c.
-        for (_, options) in startup.parameters.iter().filter(|(name, _)| name == "options") {
+        let all = startup.parameters.iter().filter(|_| replication == Replication::None);
+        for (_, options) in all.filter(|(name, _)| name == "options") {
             for (name, value) in parse_options(options)? {
                 reader.option(&name, value)?;
             }
@@ -77,7 +81,23 @@ impl Wanted {
         if settings.application_name_add_host {
             reader.add_host(origin);
         }
-        Ok(Self { user: user.to_owned(), database: database.to_owned(), parameters: reader.parameters })
+        Ok(Self {
+            user: user.to_owned(),
+            database: database.to_owned(),
+            parameters: reader.parameters,
+            replication,
+            options: options.map(str::to_owned),
+        })
+    }
+
+    /// What the server of a replication client is to be; `None` for any other client.
+    pub fn replication_start(&self) -> Option<ReplicationStart> {
+        if self.replication == Replication::None {
+            return None;
+        }
+        let options = self.options.iter().map(|text| ("options".to_owned(), text.clone()));
+        let parameters = self.parameters.iter().cloned().chain(options).collect();
+        Some(ReplicationStart { kind: self.replication, parameters })
     }
 }
 
@@ -168,14 +188,17 @@ fn is_setting_name(name: &str) -> bool {
 }
 
 /// As `parse_bool` in src/backend/utils/adt/bool.c, which takes prefixes of the words, and `database`.
-fn is_replication(value: &str) -> Result<bool, Refusal> {
+fn replication(value: &str) -> Result<Replication, Refusal> {
     let value = value.to_ascii_lowercase();
     let is_prefix = |word: &str, least: usize| value.len() >= least && word.starts_with(value.as_str());
-    if value == "database" || value == "1" || is_prefix("true", 1) || is_prefix("yes", 1) || value == "on" {
-        return Ok(true);
+    if value == "database" {
+        return Ok(Replication::Logical);
+    }
+    if value == "1" || is_prefix("true", 1) || is_prefix("yes", 1) || value == "on" {
+        return Ok(Replication::Physical);
     }
     if value == "0" || is_prefix("false", 1) || is_prefix("no", 1) || is_prefix("off", 2) {
-        return Ok(false);
+        return Ok(Replication::None);
     }
     Err(Refusal::ReplicationValue(value))
 }
@@ -339,19 +362,38 @@ mod tests {
     }
 
     #[test]
-    fn replication_is_refused_by_name() {
-        for value in ["true", "on", "yes", "1", "database", "t"] {
-            assert_eq!(
-                parameters(&settings(), &[("replication", value)]),
-                Err(Refusal::Replication),
-                "{value}"
-            );
+    fn replication_is_a_word_of_its_own_or_a_boolean() {
+        let read = |value| {
+            let startup = startup(&[("user", "u"), ("replication", value)]);
+            Wanted::read(&startup, &settings(), "").map(|wanted| wanted.replication)
+        };
+        assert_eq!(read("database"), Ok(Replication::Logical));
+        for value in ["true", "on", "yes", "1", "t"] {
+            assert_eq!(read(value), Ok(Replication::Physical), "{value}");
         }
         for value in ["false", "off", "no", "0", "F"] {
-            assert_eq!(parameters(&settings(), &[("replication", value)]).as_deref(), Ok(""), "{value}");
+            assert_eq!(read(value), Ok(Replication::None), "{value}");
         }
-        let nonsense = parameters(&settings(), &[("replication", "o")]);
-        assert_eq!(nonsense, Err(Refusal::ReplicationValue("o".into())));
+        assert_eq!(read("o"), Err(Refusal::ReplicationValue("o".into())));
+    }
+
+    #[test]
+    fn a_replication_clients_options_go_to_its_server_as_they_are() {
+        let given = [
+            ("user", "u"),
+            ("replication", "yes"),
+            ("options", "-d 5 -c geqo=off"),
+            ("application_name", "x"),
+        ];
+        for compatibility in [Compatibility::Postgres, Compatibility::PgBouncer] {
+            let settings = Settings { compatibility, ..Settings::default() };
+            let start = Wanted::read(&startup(&given), &settings, "").unwrap().replication_start().unwrap();
+            let expected = [("application_name", "x"), ("options", "-d 5 -c geqo=off")];
+            let parameters: Vec<_> = start.parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            assert_eq!((start.kind, parameters.as_slice()), (Replication::Physical, &expected[..]));
+        }
+        let ordinary = Wanted::read(&startup(&[("user", "u")]), &settings(), "").unwrap();
+        assert_eq!(ordinary.replication_start(), None);
     }
 
     proptest! {

@@ -15,11 +15,13 @@ use super::lease::{Busy, Lease, Member};
 use super::schedule::{Asker, Checkout, Seat, WaitTicket};
 use super::{Pool, Tracked};
 use crate::ids::{ClientId, WorkerId};
+use crate::server::ReplicationStart;
 use crate::stats::{ClientEntry, ClientState};
 
 /// A client, shared by its driver, the queues it stands in and the cancel keys.
 pub struct Caller<C: Connection> {
     entry: Arc<ClientEntry>,
+    replication: Option<Arc<ReplicationStart>>,
     doing: Mutex<Doing<C>>,
 }
 
@@ -106,8 +108,8 @@ impl<C: Connection> Drop for Hold<C> {
 }
 
 impl<C: Connection> Caller<C> {
-    fn new(entry: Arc<ClientEntry>) -> Arc<Self> {
-        Arc::new(Self { entry, doing: Mutex::new(Doing::Nothing) })
+    fn new(entry: Arc<ClientEntry>, replication: Option<Arc<ReplicationStart>>) -> Arc<Self> {
+        Arc::new(Self { entry, replication, doing: Mutex::new(Doing::Nothing) })
     }
 
     /// Its number.
@@ -118,6 +120,11 @@ impl<C: Connection> Caller<C> {
     /// The worker it lives on.
     pub fn worker(&self) -> WorkerId {
         self.entry.connected.worker
+    }
+
+    /// What its server is to be, if it is a replication client.
+    pub(super) fn replication(&self) -> Option<&Arc<ReplicationStart>> {
+        self.replication.as_ref()
     }
 
     /// Its entry on the roster.
@@ -281,13 +288,18 @@ pub struct QueueView {
 impl<C: Connection> Claim<C> {
     /// For a client, for as long as it is connected.
     pub fn new(entry: Arc<ClientEntry>) -> Self {
-        Self { caller: Caller::new(entry), purpose: Purpose::Use }
+        Self { caller: Caller::new(entry, None), purpose: Purpose::Use }
+    }
+
+    /// For a replication client, for as long as it is connected: the server is opened for it alone.
+    pub fn for_replication(entry: Arc<ClientEntry>, start: Arc<ReplicationStart>) -> Self {
+        Self { caller: Caller::new(entry, Some(start)), purpose: Purpose::Use }
     }
 
     /// For a client that only wants to know what servers report; it gives its server back with
     /// [`Lease::unused`].
     pub fn to_look(entry: Arc<ClientEntry>) -> Self {
-        Self { caller: Caller::new(entry), purpose: Purpose::Look }
+        Self { caller: Caller::new(entry, None), purpose: Purpose::Look }
     }
 
     /// The shared part, for cancel requests.
@@ -304,7 +316,10 @@ impl<C: Connection> Claim<C> {
         let mut doing = caller.doing.lock();
         debug_assert!(matches!(*doing, Doing::Nothing), "one server at a time");
         let asker = Asker { client: caller.id(), worker: caller.worker() };
-        let answer = pool.lock().checkout(asker, now, |member| member.is_silent(), || Arc::clone(caller));
+        let answer = match caller.replication {
+            Some(_) => Checkout::Waits(pool.lock().checkout_own(asker, now, Arc::clone(caller))),
+            None => pool.lock().checkout(asker, now, |member| member.is_silent(), || Arc::clone(caller)),
+        };
         match answer {
             Checkout::Granted { seat, server } => {
                 *doing = Doing::Linked { link: server.link(), seat, query: Query::OfClient };

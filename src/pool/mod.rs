@@ -17,6 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::config::PoolSettings;
 use crate::ids::{ClientId, PoolKey, WorkerId};
+use crate::server::ReplicationStart;
 use crate::session::params::Values;
 use crate::stats::{LoggingIn, PoolStats, ServerEntry, ServerState};
 
@@ -40,7 +41,7 @@ pub use lease::{Busy, Idle, Lease, Resetting};
 use lease::{Given, Member};
 use limits::{Contender, Limit, Permit, Slot};
 pub use pools::{DatabaseView, OrderError, PoolClient, Pools, PoolsSetup};
-use schedule::{Closing, Counts, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
+use schedule::{Audience, Closing, Counts, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
 pub use suspension::{Call, Participant, Suspension};
 pub use upkeep::UPKEEP_PERIOD;
 
@@ -265,6 +266,7 @@ impl<C: Connection> Pool<C> {
     fn serve_demand(&self, now: Instant) {
         self.check_idle(now);
         for _ in 0..OPENS_AT_ONCE_MAX {
+            self.make_room(now);
             let opening = self.lock().next_open(now);
             let Some(opening) = opening else { return };
             let me = self.contender();
@@ -274,6 +276,15 @@ impl<C: Connection> Pool<C> {
                 tracing::warn!(database = %self.key.database, user = %self.key.user, "taking connection from reserve_pool");
             }
             self.open(opening, Permit { database, user });
+        }
+    }
+
+    /// Closes idle servers where the pool is full and somebody needs one of its own.
+    fn make_room(&self, now: Instant) {
+        for _ in 0..OPENS_AT_ONCE_MAX {
+            let closing = self.lock().make_room(now);
+            let Some(closing) = closing else { return };
+            self.close_all([closing]);
         }
     }
 
@@ -310,8 +321,14 @@ impl<C: Connection> Pool<C> {
 
     fn open(&self, opening: Opening, permit: Permit) {
         let Some(pool) = self.me.upgrade() else { return };
+        let owner = self.lock().owner_of(opening.seat).cloned();
+        if owner.is_none() && opening.audience != Audience::Everybody {
+            // Its client has left in this very moment.
+            self.abandon(opening);
+            return drop(permit);
+        }
         let logging_in = Some(pool.stats.log_in());
-        let task = OpenTask { pool, opening, begun: Instant::now(), permit: Some(permit), logging_in };
+        let task = OpenTask { pool, opening, owner, begun: Instant::now(), permit: Some(permit), logging_in };
         self.setup.opener.open(opening.worker, task);
     }
 
@@ -426,6 +443,8 @@ impl<C: Connection> std::fmt::Debug for Pool<C> {
 pub struct OpenTask<C: Connection> {
     pool: Arc<Pool<C>>,
     opening: Opening,
+    /// The client for which alone it is opened.
+    owner: Option<Arc<Caller<C>>>,
     begun: Instant,
     /// `None` once the attempt has ended.
     permit: Option<Permit>,
@@ -439,6 +458,11 @@ impl<C: Connection> OpenTask<C> {
         &self.pool
     }
 
+    /// What the server is to be, if it is opened for a replication client; `None`: one that serves everybody.
+    pub fn replication(&self) -> Option<&Arc<ReplicationStart>> {
+        self.owner.as_ref().and_then(|owner| owner.replication())
+    }
+
     /// The server is logged in. To be called on the worker that is its home.
     pub fn opened(mut self, mut conn: C, now: Instant) {
         let Some(permit) = self.permit.take() else { return };
@@ -446,7 +470,8 @@ impl<C: Connection> OpenTask<C> {
         let Opening { seat, generation, .. } = self.opening;
         let home = conn.home();
         pool.stats.cell(home).server_login();
-        if generation == pool.generation() {
+        // What an owner's server reports is what its client asked for.
+        if self.owner.is_none() && generation == pool.generation() {
             match pool.welcome() {
                 Some(welcome) if *welcome == *conn.reported() => conn.share_reported(welcome),
                 Some(_) => {}

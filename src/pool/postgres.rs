@@ -11,7 +11,7 @@ use super::schedule::OpenFailure;
 use crate::ids::{PoolKey, WorkerId};
 use crate::server::{CancelRoute, ConnectError, QueryError, ServerConn, query, reset};
 use crate::session::params::Values;
-use crate::stats::{Replication, ServerConnected};
+use crate::stats::ServerConnected;
 use crate::wire::SqlState;
 
 impl Connection for ServerConn {
@@ -24,7 +24,7 @@ impl Connection for ServerConn {
             peer_process: None,
             peer: self.peer.on_roster_at(&self.endpoint),
             local: self.local.on_roster_at(&self.endpoint),
-            replication: Replication::None,
+            replication: self.replication,
             tls: self.stream.tls_info().map(|info| info.to_string().into()),
         }
     }
@@ -143,6 +143,7 @@ mod tests {
             self.ends.lock().push(end);
             let address = net::Address::Unix { pid: 0, uid: 0 };
             let conn = ServerConn {
+                replication: crate::stats::Replication::None,
                 id: ServerId(self.next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)),
                 stream,
                 session: Some(Box::new(Server::new(Arc::default()))),

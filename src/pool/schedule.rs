@@ -4,7 +4,7 @@
 //! is an argument, and nothing here opens or closes anything. It refuses to know about other pools; limits across
 //! pools are asked by whoever acts on [`Schedule::next_open`]. Invariants: nobody waits while a fitting server is
 //! idle; servers never exceed `pool_size` plus reserve, those being opened and closed included; a server with a cancel
-//! request on its way is given to nobody.
+//! request on its way is given to nobody; a server that was opened for one client alone never serves another.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -12,20 +12,23 @@ use std::time::{Duration, Instant};
 
 use crate::config::PoolSettings;
 use crate::ids::{ClientId, WorkerId};
-use crate::session::params::Role;
 
 mod answer;
+mod opening;
+mod own;
 mod slots;
 mod successor;
 #[cfg(test)]
 mod tests;
 mod waiters;
 
-pub use answer::{Asker, Checkout, CloseReason, Closing, Flow, OpenFailure, Opening, Release};
+pub use answer::{Asker, Audience, Checkout, CloseReason, Closing, Flow, OpenFailure, Opening, Release};
+use opening::Failure;
+use own::Owners;
 pub use slots::{Counts, Seat};
 use slots::{Slot, Slots, State};
 use successor::Succession;
-use waiters::Waiters;
+use waiters::{Tickets, Waiters};
 pub use waiters::{WaitTicket, Waiter};
 
 /// A released server may go to a waiter of the same worker, past others, while nobody has waited longer than this:
@@ -35,12 +38,6 @@ pub const SAME_WORKER_PREFERENCE_MAX: Duration = Duration::from_millis(2);
 /// How far the idle list and the queue are searched for one of the same worker.
 const SAME_WORKER_SEARCH_MAX: usize = 16;
 
-#[derive(Debug)]
-struct Failure<E> {
-    error: E,
-    retry_at: Instant,
-}
-
 /// One pool's servers and waiters. `S`: a server; `W`: how to reach a waiter; `E`: why a server could not be opened.
 #[derive(Debug)]
 pub struct Schedule<S, W, E> {
@@ -49,6 +46,9 @@ pub struct Schedule<S, W, E> {
     /// Idle servers; the front one has been idle longest.
     idle: VecDeque<Seat>,
     waiters: Waiters<W>,
+    /// Those who wait for a server of their own.
+    owners: Owners<W>,
+    tickets: Tickets,
     flow: Flow,
     generation: u32,
     failure: Option<Failure<E>>,
@@ -65,6 +65,8 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
             slots: Slots::new(),
             idle: VecDeque::new(),
             waiters: Waiters::new(),
+            owners: Owners::new(),
+            tickets: Tickets::default(),
             flow: Flow::Running,
             generation: 0,
             failure: None,
@@ -97,7 +99,9 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
                 return Checkout::Refused(failure.error.clone());
             }
         }
-        Checkout::Waits(self.waiters.push(client, worker, now, waiter()))
+        let ticket = self.tickets.next();
+        self.waiters.put(Waiter { ticket, client, worker, since: now, handle: waiter() });
+        Checkout::Waits(ticket)
     }
 
     /// Chooses an idle server and takes it from the list: one at home on `worker`, else the most recently used.
@@ -133,13 +137,16 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
 
     /// A server that was on loan, being cleaned or examined is fit for the next client; it now lives on `worker`.
     pub fn release(&mut self, seat: Seat, server: S, worker: WorkerId, now: Instant) -> Release<S, W> {
-        let used = match self.slots.get_mut(seat) {
+        let (used, audience) = match self.slots.get_mut(seat) {
             Some(slot) => {
                 slot.home = worker;
-                matches!(slot.state, State::Leased(_) | State::Resetting)
+                (matches!(slot.state, State::Leased(_) | State::Resetting), slot.audience)
             }
-            None => false,
+            None => (false, Audience::Everybody),
         };
+        if audience != Audience::Everybody {
+            return self.close(seat, server, CloseReason::OwnerGone);
+        }
         if used && self.lifetime_over(seat, now, Use::Over) {
             return self.close(seat, server, CloseReason::Lifetime);
         }
@@ -173,33 +180,42 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
 
     /// A server has been opened on `worker`.
     pub fn opened(&mut self, seat: Seat, server: S, worker: WorkerId, now: Instant) -> Release<S, W> {
-        self.failure = None;
-        if let Some(slot) = self.slots.get_mut(seat) {
-            slot.home = worker;
+        let Some(slot) = self.slots.get_mut(seat) else {
+            return self.close(seat, server, CloseReason::Killed);
+        };
+        slot.home = worker;
+        if let Audience::Owner(ticket) = slot.audience {
+            return self.opened_for_owner(seat, ticket, server, now);
         }
+        self.failure = None;
         self.settle(seat, server, now)
+    }
+
+    /// Why a server must be closed that is in nobody's hands, if it must.
+    fn unwanted(&self, seat: Seat) -> Option<CloseReason> {
+        match self.slots.get(seat) {
+            // Not reached: whoever has the server has its seat. Closing it is safe in any case.
+            None => Some(CloseReason::Killed),
+            Some(slot) if slot.generation != self.generation => Some(CloseReason::CloseNeeded),
+            Some(_) if self.flow == Flow::Paused => Some(CloseReason::Paused),
+            Some(_) if self.surplus() > 0 => Some(CloseReason::TooMany),
+            Some(_) => None,
+        }
     }
 
     /// Finds the place of a server that is in nobody's hands.
     fn settle(&mut self, seat: Seat, server: S, now: Instant) -> Release<S, W> {
-        let Some(slot) = self.slots.get(seat) else {
-            // Not reached: whoever has the server has its seat. Closing it is safe in any case.
-            return self.close(seat, server, CloseReason::Killed);
-        };
-        if slot.generation != self.generation {
-            return self.close(seat, server, CloseReason::CloseNeeded);
+        if let Some(reason) = self.unwanted(seat) {
+            return self.close(seat, server, reason);
         }
-        if self.flow == Flow::Paused {
-            return self.close(seat, server, CloseReason::Paused);
-        }
-        if self.surplus() > 0 {
-            return self.close(seat, server, CloseReason::TooMany);
-        }
-        if slot.holds > 0 {
+        let (home, holds) = self.slots.get(seat).map_or((WorkerId(0), 0), |slot| (slot.home, slot.holds));
+        if holds > 0 {
             self.slots.change(seat, State::Held(server));
             return Release::Held;
         }
-        let home = slot.home;
+        if self.is_owners_turn(now) {
+            return self.close(seat, server, CloseReason::Evicted);
+        }
         match self.next_waiter(home, now) {
             Some(waiter) => {
                 self.slots.change(seat, State::Leased(waiter.client));
@@ -288,7 +304,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
 
     /// A waiter leaves: it was cancelled, timed out or is gone. `None`: it does not wait any more.
     pub fn abandon(&mut self, ticket: WaitTicket) -> Option<Waiter<W>> {
-        self.waiters.leave(ticket)
+        self.waiters.leave(ticket).or_else(|| self.owners.leave(ticket))
     }
 
     /// Keeps a server from being given to anybody else while a cancel request is on its way to it. False: it has gone,
@@ -346,128 +362,14 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
     /// Servers on their way to the first in the queue.
     fn coming(&self) -> usize {
         let counts = self.slots.counts();
-        counts.opening + counts.resetting + counts.examining
-    }
-
-    /// Reserves a place for a server that a waiter needs, if one may be opened. To be asked until it says `None`.
-    pub fn next_open(&mut self, now: Instant) -> Option<Opening> {
-        let front = self.waiters.front()?;
-        let (since, worker) = (front.since, front.worker);
-        if self.waiters.len() <= self.coming() || !self.may_connect(now) {
-            return None;
-        }
-        let from_reserve = match self.room() {
-            Room::Regular => false,
-            Room::Reserve => {
-                let timeout = self.settings.reserve_timeout;
-                if timeout.is_zero() || now.saturating_duration_since(since) < timeout {
-                    return None;
-                }
-                true
-            }
-            Room::None => return None,
-        };
-        Some(self.open(now, from_reserve, Some(worker)))
-    }
-
-    /// Reserves a place for a server that `min_pool_size` asks for, if one may be opened.
-    pub fn next_open_for_minimum(&mut self, now: Instant) -> Option<Opening> {
-        let wanted =
-            self.slots.counts().total() < self.settings.min_size && matches!(self.room(), Room::Regular);
-        if !wanted || !self.may_connect(now) {
-            return None;
-        }
-        Some(self.open(now, false, None))
-    }
-
-    fn open(&mut self, now: Instant, from_reserve: bool, worker: Option<WorkerId>) -> Opening {
-        let generation = self.generation;
-        let seat = self.slots.insert(Slot {
-            state: State::Opening,
-            born: now,
-            since: now,
-            home: worker.unwrap_or(WorkerId(0)),
-            address: None,
-            generation,
-            holds: 0,
-        });
-        Opening { seat, from_reserve, worker, generation }
-    }
-
-    fn may_connect(&self, now: Instant) -> bool {
-        self.flow == Flow::Running
-            && self.slots.counts().opening < self.settings.connecting_max.max(1)
-            && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
-    }
-
-    fn room(&self) -> Room {
-        let total = self.slots.counts().total();
-        match self.settings.size {
-            0 => Room::Regular,
-            size if total < size => Room::Regular,
-            size if total < size + self.settings.reserve_size => Room::Reserve,
-            _ => Room::None,
-        }
-    }
-
-    /// How many servers there are beyond what the settings allow.
-    fn surplus(&self) -> usize {
-        let counts = self.slots.counts();
-        match self.settings.size {
-            0 => 0,
-            size => (counts.total() - counts.closing).saturating_sub(size + self.settings.reserve_size),
-        }
-    }
-
-    /// An attempt ended before it began: a limit across pools forbids it.
-    pub fn open_abandoned(&mut self, seat: Seat) {
-        self.slots.remove(seat);
-    }
-
-    /// An attempt failed. Returns the waiters that must be told so.
-    pub fn open_failed(&mut self, seat: Seat, error: E, kind: OpenFailure, now: Instant) -> Vec<Waiter<W>> {
-        // From the attempt's beginning, as PgBouncer: a slow failure has been waited for already.
-        let begun = self.slots.remove(seat).map_or(now, |slot| slot.born);
-        let retry = self.succession.retry(self.settings.server_login_retry, now);
-        self.failure = Some(Failure { error, retry_at: begun + retry });
-        if kind == OpenFailure::Refused && !self.has_prospects() {
-            return self.dismiss();
-        }
-        Vec::new()
-    }
-
-    /// A server with this role has been opened, before [`Schedule::opened`].
-    pub fn came(&mut self, role: Role) {
-        self.succession.came(role);
-    }
-
-    /// A server with this role is gone by its own doing.
-    pub fn lost(&mut self, role: Role, now: Instant) {
-        self.succession.lost(role, self.settings.switchover_timeout, now);
-    }
-
-    /// A standby has refused to write. Returns whether the caller is to [`Schedule::renew`]: there was a primary before.
-    pub fn demoted(&mut self, now: Instant) -> bool {
-        self.succession.demoted(self.settings.switchover_timeout, now)
-    }
-
-    /// Whether a standby is not to be taken now: the pool has lost its primary a short while ago.
-    pub fn awaits_primary(&self, now: Instant) -> bool {
-        self.succession.awaits_primary(now)
-    }
-
-    /// Whether some server may yet serve a waiter: obsolete ones never do.
-    fn has_prospects(&self) -> bool {
-        let counts = self.slots.counts();
-        let serves = |slot: &slots::Slot<S>| {
-            slot.generation == self.generation && !matches!(slot.state, State::Opening | State::Closing)
-        };
-        counts.usable() > 0 && self.slots.iter().any(|(_, slot)| serves(slot))
+        counts.opening + counts.resetting + counts.examining - self.owners.opening
     }
 
     /// Empties the queue.
     pub fn dismiss(&mut self) -> Vec<Waiter<W>> {
-        std::iter::from_fn(|| self.waiters.pop()).collect()
+        let mut all = self.owners.dismiss();
+        all.extend(std::iter::from_fn(|| self.waiters.pop()));
+        all
     }
 
     /// The last error, if connecting has been failing since.
@@ -598,17 +500,18 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
 
     /// How many clients wait.
     pub fn waiting(&self) -> usize {
-        self.waiters.len()
+        self.waiters.len() + self.owners.len()
     }
 
     /// Since when the first in the queue has been waiting.
     pub fn waiting_since(&self) -> Option<Instant> {
-        self.waiters.front().map(|waiter| waiter.since)
+        let first = self.waiters.front().map(|waiter| waiter.since);
+        first.into_iter().chain(self.owners.waiting_since()).min()
     }
 
-    /// How many wait in front of this one.
+    /// How many wait in front of this one for the like.
     pub fn queue_before(&self, ticket: WaitTicket) -> Option<usize> {
-        self.waiters.before(ticket)
+        self.waiters.before(ticket).or_else(|| self.owners.before(ticket))
     }
 
     /// Looks at the servers that wait for cancel requests to end.
@@ -650,7 +553,7 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
 
     /// Nothing in it and nobody asking: the pool may be removed.
     pub fn is_empty(&self) -> bool {
-        self.slots.counts().total() == 0 && self.waiters.is_empty()
+        self.slots.counts().total() == 0 && self.waiting() == 0
     }
 
     /// Asserts what must always hold.
@@ -658,17 +561,19 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
     fn check(&self) {
         self.slots.check();
         self.waiters.check();
+        self.check_owners();
         let counts = self.slots.counts();
         assert_eq!(counts.idle, self.idle.len());
         for seat in &self.idle {
             let slot = self.slots.get(*seat).expect("the list holds living seats");
             assert!(matches!(slot.state, State::Idle(_)), "{seat:?}");
             assert_eq!((slot.holds, slot.generation), (0, self.generation), "fit for anybody");
+            assert_eq!(slot.audience, Audience::Everybody, "an owner's server is nobody else's");
         }
         let since = |seat: &Seat| self.slots.get(*seat).map(|slot| slot.since);
         assert!(self.idle.iter().map(since).is_sorted(), "longest idle first");
         let checked = self.settings.check_after.is_some();
-        assert!(checked || counts.idle == 0 || self.waiters.is_empty(), "nobody waits beside an idle server");
+        assert!(checked || counts.idle == 0 || self.waiters.len() == 0, "nobody waits beside an idle server");
         assert!(self.flow == Flow::Running || counts.idle == 0, "no idle server while paused");
     }
 }
@@ -678,11 +583,4 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
 enum Use {
     Over,
     Pending,
-}
-
-/// Where one more server would belong.
-enum Room {
-    Regular,
-    Reserve,
-    None,
 }

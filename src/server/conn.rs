@@ -13,6 +13,7 @@ use super::CancelRoute;
 use crate::ids::{ServerId, WorkerId};
 use crate::net::{Address, Endpoint, Stream, Tls};
 use crate::session::server::Server;
+use crate::stats::Replication;
 use crate::wire::CancelKey;
 
 /// Terminate: src/backend/tcop/postgres.c, `PqMsg_Terminate`.
@@ -38,6 +39,8 @@ pub struct ServerConn {
     pub tls: Option<Arc<Tls>>,
     /// The host's name as it is configured.
     pub host: String,
+    /// For which kind of client it was opened.
+    pub replication: Replication,
     /// When the connect began.
     pub created: Instant,
     /// When a client last had it.

@@ -20,7 +20,7 @@ use crate::ids::{IdSequence, ServerId, WorkerId};
 use crate::net::{Address, DialError, Dialer, Endpoint, HandshakeError, Handshakes, Stream, Tls};
 use crate::session::params::Values;
 use crate::session::server::Server;
-use crate::stats::server_span;
+use crate::stats::{Replication, server_span};
 use crate::wire::{Backend, CancelKey, Report, SqlState, TxStatus, startup};
 
 /// How many messages a login may have: PostgreSQL reports some fifteen parameters, and notices may come.
@@ -100,8 +100,9 @@ impl ConnectError {
     }
 
     /// PgBouncer's word for it, as its log has it after `closing because:`.
-    fn reason(&self) -> String {
+    fn reason(&self, target: &Target) -> String {
         match self {
+            Self::Rejected(_) if target.replication != Replication::None => "login failed".into(),
             Self::Dial(DialError::Lookup { .. }) => "server DNS lookup failed".into(),
             // No connection within the limit is one that failed; "connect timeout" is said of logins.
             Self::Dial(DialError::Refused { .. } | DialError::Timeout(_)) => "connect failed".into(),
@@ -117,7 +118,7 @@ impl ConnectError {
             error => warn!("cannot connect to server: {error}"),
         }
         if target.log_disconnections {
-            info!("closing because: {} (age={}s)", self.reason(), begun.elapsed().as_secs());
+            info!("closing because: {} (age={}s)", self.reason(target), begun.elapsed().as_secs());
         }
     }
 }
@@ -204,13 +205,17 @@ impl Connector {
         let conn = ServerConn {
             id: attempt.id,
             stream,
-            session: Some(Box::new(Server::new(reported))),
+            session: Some(Box::new(match target.replication {
+                Replication::None => Server::new(reported),
+                Replication::Logical | Replication::Physical => Server::for_one_client(reported),
+            })),
             key: welcome.key,
             endpoint,
             peer,
             local,
             tls,
             host: target.host_name(),
+            replication: target.replication,
             created: attempt.created,
             last_used: Instant::now(),
             home: attempt.worker,

@@ -17,7 +17,7 @@ pub use cancel::{CancelError, CancelRoute, CancelSent};
 pub use conn::ServerConn;
 pub use connect::{ConnectError, Connector};
 pub use query::{QueryError, Row};
-pub use target::{Rotation, Target};
+pub use target::{ReplicationStart, Rotation, Target};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -8,6 +8,7 @@ use crate::auth::Credentials;
 use crate::config::{Config, Database, Host, LoadBalanceHosts};
 use crate::ids::PoolKey;
 use crate::session::params::Values;
+use crate::stats::Replication;
 
 /// PostgreSQL's own port.
 const PORT: u16 = 5432;
@@ -35,6 +36,8 @@ pub struct Target {
     pub log_connections: bool,
     /// `log_disconnections`: an attempt that fails is logged as the end of a connection.
     pub log_disconnections: bool,
+    /// For which kind of client.
+    pub replication: Replication,
     /// What the pool's other servers report, shared by those that report the same.
     pub welcome: Option<Arc<Values>>,
 }
@@ -62,9 +65,24 @@ impl Target {
             timeout: config.settings.server_connect_timeout,
             log_connections: config.settings.log_connections,
             log_disconnections: config.settings.log_disconnections,
+            replication: Replication::None,
             welcome: None,
             pool: pool.clone(),
         })
+    }
+
+    /// The same for a replication client's own server. What the client asks for goes into the start-up message: a
+    /// physical replication connection takes no SET.
+    #[must_use]
+    pub fn for_replication(mut self, start: &ReplicationStart) -> Self {
+        self.replication = start.kind;
+        self.startup.push(("replication".to_owned(), start.kind.startup_value().to_owned()));
+        self.startup.extend(start.parameters.iter().cloned());
+        if start.kind == Replication::Physical {
+            // It takes no SQL.
+            self.connect_query = None;
+        }
+        self
     }
 
     /// Where the server is, as far as that is known before its name has been looked up.
@@ -83,6 +101,15 @@ impl Target {
             Host::Unix(dir) => dir.display().to_string(),
         }
     }
+}
+
+/// What a replication client asks of the server connection that is opened for it alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicationStart {
+    /// `replication=database` or `replication=true`.
+    pub kind: Replication,
+    /// The client's own parameters for the start-up message, `options` as it came among them.
+    pub parameters: Vec<(String, String)>,
 }
 
 fn startup_parameters(entry: &Database) -> Vec<(String, String)> {

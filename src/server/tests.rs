@@ -142,6 +142,7 @@ pub(super) fn connector(settings: &Settings) -> Connector {
 
 pub(super) fn target(port: u16) -> Target {
     Target {
+        replication: crate::stats::Replication::None,
         pool: PoolKey { database: DatabaseName::from("app"), user: UserName::from("alice") },
         host: Host::Name("127.0.0.1".into()),
         port,

@@ -16,7 +16,7 @@ use super::owed::{Fate, Reply};
 use super::params::{Parameters, Values};
 use super::pipe::{Pipe, Spare};
 use super::residue::STATEMENT_SCAN_BYTES_MAX;
-use super::server::Server;
+use super::server::{CopyIn, Server};
 use super::verdict::{CloseReason, Verdict};
 use crate::config::{Compatibility, PoolMode};
 use crate::prepared::{Names, Registry};
@@ -268,9 +268,15 @@ impl Relay {
         self.server.as_ref().is_some_and(|it| !it.is_done())
     }
 
-    /// True while the client is still to get answers of the server on loan.
+    /// True while the client is still to get answers of the server on loan. A stream of replication is none: it goes
+    /// on until somebody leaves.
     pub fn owes_client(&self) -> bool {
-        self.server.as_ref().is_some_and(|it| it.queue.owes_client())
+        !self.is_streaming() && self.server.as_ref().is_some_and(|it| it.queue.owes_client())
+    }
+
+    /// True while the client and its server both send data: START_REPLICATION.
+    pub fn is_streaming(&self) -> bool {
+        self.server.as_ref().is_some_and(|it| it.copy_in == CopyIn::Both)
     }
 
     /// True while the server on loan is being brought to the client's settings.

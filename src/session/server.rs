@@ -9,7 +9,7 @@ use super::verdict::{CloseReason, Done, Verdict};
 use crate::prepared::Shelf;
 use crate::wire::TxStatus;
 
-/// Where a COPY FROM STDIN stands.
+/// Where a COPY FROM STDIN, or the streaming of replication, stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum CopyIn {
     /// None is under way.
@@ -19,6 +19,18 @@ pub(super) enum CopyIn {
     Receiving,
     /// The client has ended its data; the server has not answered yet.
     Ended,
+    /// Both sides send data: START_REPLICATION. Either may end its own first, and the command ends after both.
+    Both,
+}
+
+/// Whom a server serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Serves {
+    /// One client after the other.
+    #[default]
+    Everybody,
+    /// The one client for which it was opened.
+    OneClient,
 }
 
 /// All that must be known of a server to say what its next message means and whether it may be given back.
@@ -48,6 +60,7 @@ pub struct Server {
     pub(super) condemned: Option<CloseReason>,
     /// It has said 25006, which a standby says to whoever wants to write.
     pub(super) read_only: bool,
+    serves: Serves,
 }
 
 impl Server {
@@ -55,6 +68,16 @@ impl Server {
     pub fn new(reported: Arc<Values>) -> Self {
         let parameters = Parameters { reported, extra: Values::none() };
         Self { parameters, ..Self::default() }
+    }
+
+    /// The same of a server that was opened for one client and is closed after it: a replication connection.
+    pub fn for_one_client(reported: Arc<Values>) -> Self {
+        Self { serves: Serves::OneClient, condemned: Some(CloseReason::OwnerLeft), ..Self::new(reported) }
+    }
+
+    /// Whether it was opened for one client alone.
+    pub(super) fn is_own(&self) -> bool {
+        self.serves == Serves::OneClient
     }
 
     /// The transaction status it last reported.

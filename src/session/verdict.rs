@@ -42,6 +42,8 @@ pub enum CloseReason {
     ClientLeft,
     /// Its client was told to go.
     ClientSentAway,
+    /// It was its client's own, a replication connection, and served nobody else.
+    OwnerLeft,
     /// How many answers it still owes can't be told.
     Uncertain,
     /// The settings that its client wants were refused.
@@ -62,6 +64,7 @@ impl CloseReason {
             Self::ProtocolViolation => "bad packet from server",
             Self::ClientLeft => "client disconnect while server was not ready",
             Self::ClientSentAway => "client was sent away",
+            Self::OwnerLeft => "replication client was closed",
             Self::Uncertain => "outstanding replies unknown",
             Self::ParametersRefused => "invalid server parameter",
             Self::TransactionBlock => "transaction blocks not allowed in statement pooling mode",

@@ -8,6 +8,7 @@ mod address;
 mod counters;
 mod events;
 mod histogram;
+mod replication;
 mod roster;
 
 pub use events::{client_event, client_span, name_client, server_event, server_span};
@@ -15,7 +16,8 @@ pub use events::{client_event, client_span, name_client, server_event, server_sp
 pub use address::Address;
 pub use counters::{Cell, Field, Histograms, LoggingIn, PoolStats, Recent, Totals};
 pub use histogram::{BOUNDS_US, BUCKETS, Bucket, Histogram, Snapshot};
+pub use replication::Replication;
 pub use roster::{
-    CancelOf, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect, Replication,
-    Roster, ServerConnected, ServerEntry, ServerSeat, ServerState,
+    CancelOf, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect, Roster,
+    ServerConnected, ServerEntry, ServerSeat, ServerState,
 };

@@ -13,31 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use super::Address;
+use super::{Address, Replication};
 use crate::ids::{ClientId, DatabaseName, PeerId, PoolKey, ServerId, UserName, WorkerId};
-
-/// Whether a connection is a replication one, by its start-up parameter `replication`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Replication {
-    /// An ordinary connection.
-    #[default]
-    None,
-    /// `replication=database`.
-    Logical,
-    /// `replication=true`.
-    Physical,
-}
-
-impl Replication {
-    /// As in SHOW.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Logical => "logical",
-            Self::Physical => "physical",
-        }
-    }
-}
 
 macro_rules! states {
     ($(#[$doc:meta])* $name:ident { $(#[doc = $help:literal] $variant:ident,)* }) => {

@@ -28,6 +28,7 @@ mod prepared;
 mod protocol;
 mod relay;
 mod replacing;
+mod replication;
 mod schema;
 mod service;
 mod shows;

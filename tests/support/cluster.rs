@@ -36,6 +36,7 @@ hostssl all         ssl_user     127.0.0.1/32      trust
 host    all         ssl_user     127.0.0.1/32      reject
 host    all         never_let_in 127.0.0.1/32      reject
 host    all         all          127.0.0.1/32      trust
+host    replication postgres     127.0.0.1/32      trust
 ";
 
 /// Speed over safety, and everything that may turn up in an answer pinned.
@@ -94,6 +95,22 @@ impl Cluster {
         let mut cluster = Self { directory, port, server: None };
         cluster.start();
         cluster
+    }
+
+    /// A physical standby that has its base backup, and follows its primary, by way of this port.
+    pub fn standby(of: u16) -> Self {
+        let directory = place::directory("standby");
+        let data = directory.join("data");
+        let source = format!("host=127.0.0.1 port={of} user=postgres application_name=standby");
+        let arguments = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", &source];
+        run(place::command(place::postgres_program("pg_basebackup")).args(arguments).arg("-D").arg(&data));
+        let port = place::free_port();
+        let conf = fs::read_to_string(data.join("postgresql.conf")).expect("it was copied");
+        let own = format!("port = {port}\nunix_socket_directories = '{}'\n", directory.display());
+        place::write(&data.join("postgresql.conf"), &format!("{conf}\n{own}"));
+        let mut standby = Self { directory, port, server: None };
+        standby.start();
+        standby
     }
 
     /// Starts it (again) and waits until it takes logins.

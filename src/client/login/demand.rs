@@ -15,6 +15,7 @@ use crate::config::ident::Map;
 use crate::config::ldap::Options;
 use crate::config::{AuthType, SslMode, is_console};
 use crate::net::Address;
+use crate::stats::Replication;
 
 /// What a client has to do.
 pub(super) struct Demand {
@@ -54,7 +55,7 @@ impl<H: House> Candidate<'_, H> {
                 Method::Cert(Vec::new()).into()
             }
             AuthType::Cert => Method::Cert(self.certificate_names()).into(),
-            AuthType::Hba => self.demand_of_rule().await?,
+            AuthType::Hba => self.demand_of_rule(wanted.replication).await?,
             AuthType::Ldap => {
                 let text = settings.auth_ldap_options.as_ref().ok_or(Refusal::NoLdapOptions)?;
                 let options = Options::read(text.reveal());
@@ -69,13 +70,17 @@ impl<H: House> Candidate<'_, H> {
     }
 
     /// What the first line of `auth_hba_file` that fits demands.
-    async fn demand_of_rule(&mut self) -> Result<Demand, End> {
+    async fn demand_of_rule(&mut self, replication: Replication) -> Result<Demand, End> {
         let origin = match self.line.stream()?.peer_addr()? {
             Address::Unix { .. } => Origin::Local,
             Address::Tcp(address) if self.tls.is_some() => Origin::Tls(address.ip()),
             Address::Tcp(address) => Origin::Plain(address.ip()),
         };
-        let target = Target::Database(self.database.as_str());
+        let database = self.database.as_str();
+        let target = match replication {
+            Replication::Physical => Target::Replication { database },
+            Replication::None | Replication::Logical => Target::Database(database),
+        };
         let login = hba::Login { origin, target, user: self.user.as_str() };
         let rule = self.config.access.as_ref().and_then(|rules| rules.find(&login));
         let rule = rule.ok_or(Refusal::NoRule)?;

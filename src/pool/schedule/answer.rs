@@ -24,6 +24,8 @@ pub enum CloseReason {
     Evicted,
     /// KILL, or the pool is being removed.
     Killed,
+    /// It was one client's own, and that client has gone.
+    OwnerGone,
 }
 
 impl fmt::Display for CloseReason {
@@ -37,6 +39,7 @@ impl fmt::Display for CloseReason {
             Self::Paused => "pause mode",
             Self::Evicted => "evicted",
             Self::Killed => "database removed",
+            Self::OwnerGone => "replication client was closed",
         })
     }
 }
@@ -48,6 +51,15 @@ pub struct Asker {
     pub client: ClientId,
     /// The worker it lives on.
     pub worker: WorkerId,
+}
+
+/// Whom a server serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Audience {
+    /// One client after the other.
+    Everybody,
+    /// The one client that waited with this ticket, and nobody after it.
+    Owner(WaitTicket),
 }
 
 /// The answer to a client that asks for a server.
@@ -113,6 +125,8 @@ pub enum OpenFailure {
 pub struct Opening {
     /// Its place.
     pub seat: Seat,
+    /// Whom it will serve.
+    pub audience: Audience,
     /// Whether it is one beyond `pool_size`.
     pub from_reserve: bool,
     /// The worker of the client that has waited longest; none where only `min_pool_size` asks for it.

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::Audience;
 use crate::ids::{ClientId, WorkerId};
 
 /// A server's place in its pool, from the decision to open it until it is closed.
@@ -91,6 +92,8 @@ impl Counts {
 #[derive(Debug)]
 pub(super) struct Slot<S> {
     pub(super) state: State<S>,
+    /// Whom it serves.
+    pub(super) audience: Audience,
     /// When the decision to open it fell.
     pub(super) born: Instant,
     /// Since when it is leased, or free.

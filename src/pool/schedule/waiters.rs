@@ -8,9 +8,20 @@ use std::time::Instant;
 
 use crate::ids::{ClientId, WorkerId};
 
-/// Names one wait of one client in one pool. Never used twice.
+/// Names one wait of one client in one pool. Never used twice; an older wait has a smaller one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WaitTicket(u64);
+
+/// Where a pool's tickets come from.
+#[derive(Debug, Default)]
+pub(super) struct Tickets(u64);
+
+impl Tickets {
+    pub(super) fn next(&mut self) -> WaitTicket {
+        self.0 += 1;
+        WaitTicket(self.0)
+    }
+}
 
 /// A client that waits.
 #[derive(Debug)]
@@ -38,7 +49,6 @@ struct Place<W> {
 #[derive(Debug)]
 pub(super) struct Waiters<W> {
     places: VecDeque<Place<W>>,
-    next: u64,
     /// Places that are not empty.
     count: usize,
 }
@@ -48,24 +58,22 @@ const EMPTY_PLACES_MAX: usize = 64;
 
 impl<W> Waiters<W> {
     pub(super) fn new() -> Self {
-        Self { places: VecDeque::new(), next: 0, count: 0 }
+        Self { places: VecDeque::new(), count: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
         self.count
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    pub(super) fn push(&mut self, client: ClientId, worker: WorkerId, now: Instant, handle: W) -> WaitTicket {
-        let ticket = WaitTicket(self.next);
-        let waiter = Waiter { ticket, client, worker, since: now, handle };
-        self.next += 1;
+    /// Puts a waiter where its ticket belongs: at the end, or where it was before.
+    pub(super) fn put(&mut self, waiter: Waiter<W>) {
+        let ticket = waiter.ticket;
+        let index = self.places.partition_point(|place| place.ticket < ticket);
         self.count += 1;
-        self.places.push_back(Place { ticket, waiter: Some(waiter) });
-        ticket
+        match self.places.get_mut(index) {
+            Some(place) if place.ticket == ticket => place.waiter = Some(waiter),
+            _ => self.places.insert(index, Place { ticket, waiter: Some(waiter) }),
+        }
     }
 
     /// The one who has waited longest.

@@ -117,6 +117,13 @@ impl Relay {
                 }
                 Ok(Decision::Give(pass))
             }
+            tag::COPY_BOTH_RESPONSE => {
+                let pass = self.place(header.tag)?;
+                if let Some(server) = &mut self.server {
+                    server.copy_in = CopyIn::Both;
+                }
+                Ok(Decision::Give(pass))
+            }
             tag => {
                 self.up.unmark();
                 if let (Some(server), tag::PORTAL_SUSPENDED) = (&mut self.server, tag) {

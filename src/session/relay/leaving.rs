@@ -31,8 +31,9 @@ impl Relay {
         self.down_rest.pass = false;
         self.down.forget_ready();
         let half_sent = self.up_rest.bytes > 0 && self.up_rest.pass;
-        if half_sent {
-            // The server waits for bytes that will never come.
+        let is_own = self.server.as_ref().is_some_and(|it| it.is_own());
+        if half_sent || is_own {
+            // The server waits for bytes that will never come, or nobody else will have it.
             return self.abandon();
         }
         self.up.unmark();
@@ -46,7 +47,8 @@ impl Relay {
     /// A server on loan is closed, whatever it is doing.
     pub fn abandon(&mut self) {
         if let Some(server) = self.server.take() {
-            self.released = Some((server, Verdict::Close(CloseReason::ClientLeft)));
+            let reason = if server.is_own() { CloseReason::OwnerLeft } else { CloseReason::ClientLeft };
+            self.released = Some((server, Verdict::Close(reason)));
         }
     }
 
