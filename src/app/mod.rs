@@ -98,6 +98,8 @@ fn refuse(options: &RunOptions, mistakes: &[Diagnostic]) {
 fn log_findings(findings: &[Diagnostic]) {
     for finding in findings {
         match finding.level {
+            // As PgBouncer begins such a line.
+            Level::Error if finding.name.contains("_tls_") => tracing::error!("TLS setup failed: {finding}"),
             Level::Error => tracing::error!("{finding}"),
             Level::Note => tracing::warn!("{finding}"),
         }

@@ -95,7 +95,11 @@ impl<C: Connection> Pools<C> {
         let age = now.saturating_duration_since(since);
         let over = |timeout: Duration| !timeout.is_zero() && age > timeout;
         let settings = &config.settings;
-        if gone || over(settings.pool_idle_timeout) || (automatic && over(settings.autodb_idle_timeout)) {
+        // Made anew at once, it would lose only its memory of why its servers can't be had.
+        let kept = config.database(database).is_some_and(|it| it.user.is_some())
+            && config.pool_settings(&pool.key).min_size > 0;
+        let idle = over(settings.pool_idle_timeout) && !kept;
+        if gone || idle || (automatic && over(settings.autodb_idle_timeout)) {
             // Looked at again under the map's lock: a client may just have come.
             let removed = self.pools.remove_if(&pool.key, |_, it| Arc::ptr_eq(it, pool) && it.is_unused());
             if removed.is_some() {
