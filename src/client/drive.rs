@@ -480,7 +480,8 @@ impl Driver {
 
     fn write_server(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(lease) = &mut self.lease else { return false };
-        match send(&mut lease.stream, self.relay.to_server(), &mut self.server_flush, cx) {
+        let most = self.limits.send_bytes_max;
+        match send(&mut lease.stream, (self.relay.to_server(), most), &mut self.server_flush, cx) {
             Poll::Pending | Poll::Ready(Ok(0)) => false,
             Poll::Ready(Ok(count)) => {
                 self.event(|relay, turn| relay.on_sent_to_server(count, turn));
@@ -516,7 +517,8 @@ impl Driver {
 
     fn write_client(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(client) = &mut self.client else { return false };
-        match send(client, self.relay.to_client(), &mut self.client_flush, cx) {
+        let most = self.limits.send_bytes_max;
+        match send(client, (self.relay.to_client(), most), &mut self.client_flush, cx) {
             Poll::Pending | Poll::Ready(Ok(0)) => false,
             Poll::Ready(Ok(count)) => {
                 self.pool.stats().cell(self.worker.id).sent(count);
@@ -643,17 +645,21 @@ fn receive(
     }
 }
 
-/// Sends what a pipe has ready, as far as the socket takes it.
+/// Sends what a pipe has ready, so many bytes at most, as far as the socket takes it.
 fn send(
     stream: &mut Stream,
-    pipe: &Pipe,
+    (pipe, most): (&Pipe, usize),
     flush: &mut Flush,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     if pipe.ready() > 0 {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let used = pipe.slices(&mut slices);
-        let sent = Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..used]);
+        let first = slices[..used].iter().find(|it| pipe.ready() > most && !it.is_empty());
+        let sent = match first {
+            Some(first) => Pin::new(&mut *stream).poll_write(cx, &first[..first.len().min(most)]),
+            None => Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..used]),
+        };
         if let Poll::Ready(Ok(1..)) = sent {
             *flush = Flush::Due;
             return sent;

@@ -219,6 +219,7 @@ mod tests {
         idle_transaction_timeout: Duration::ZERO,
         transaction_timeout: Duration::ZERO,
         client_idle_timeout: Duration::ZERO,
+        send_bytes_max: usize::MAX,
     };
 
     fn situation(activity: Activity, since: Instant) -> Situation {

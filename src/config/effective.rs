@@ -75,6 +75,10 @@ impl Config {
                 .unwrap_or(global.idle_transaction_timeout),
             transaction_timeout: user.transaction_timeout.unwrap_or(global.transaction_timeout),
             client_idle_timeout: user.client_idle_timeout.unwrap_or(global.client_idle_timeout),
+            send_bytes_max: match usize::try_from(global.tcp_socket_buffer) {
+                Ok(0) | Err(_) => usize::MAX,
+                Ok(size) => size,
+            },
         }
     }
 

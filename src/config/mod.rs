@@ -391,4 +391,7 @@ pub struct ClientSettings {
     pub transaction_timeout: Duration,
     /// A client may stay idle this long outside a transaction.
     pub client_idle_timeout: Duration,
+    /// Bytes given to a socket at once: `tcp_socket_buffer`. One segment that fills more than the buffer would wait for
+    /// its acknowledgement, which the other side delays (`tcp_delack_timer` in net/ipv4/tcp_timer.c).
+    pub send_bytes_max: usize,
 }
