@@ -71,6 +71,25 @@ impl Registry {
         Arc::clone(&self.statements.entry(rest.clone()).or_insert_with(made))
     }
 
+    /// A statement under the number that it has in the process before this one, whose servers know it by that name.
+    /// Statements of our own are numbered on from there. `None`: the number is another statement's, or none at all.
+    pub fn adopt(&self, id: u64, rest: &[u8], residue: Residue) -> Option<Arc<Statement>> {
+        if id == 0 {
+            return None;
+        }
+        self.last_id.fetch_max(id, Ordering::Relaxed);
+        let rest = Bytes::copy_from_slice(rest);
+        let name = format!("{NAME_PREFIX}{id}").into();
+        let made = || Arc::new(Statement { id, name, rest: rest.clone(), residue });
+        let known = Arc::clone(&self.statements.entry(rest.clone()).or_insert_with(made));
+        (known.id == id).then_some(known)
+    }
+
+    /// All statements.
+    pub fn all(&self) -> Vec<Arc<Statement>> {
+        self.statements.iter().map(|it| Arc::clone(&it)).collect()
+    }
+
     /// Forgets the statements that no client and no server knows any longer.
     pub fn sweep(&self) {
         self.statements.retain(|_, statement| Arc::strong_count(statement) > 1);
@@ -114,6 +133,11 @@ impl Names {
             Some(statement) => self.0.get_or_insert_default().insert(name.into(), statement),
             None => self.0.as_mut()?.remove(name),
         }
+    }
+
+    /// All names and what they mean.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
+        self.0.iter().flat_map(|it| it.iter()).map(|(name, statement)| (&**name, statement))
     }
 
     /// The client's name for the statement with this server-side name.
@@ -180,6 +204,22 @@ impl Shelf {
     pub fn put(&mut self, statement: Arc<Statement>) {
         self.clock += 1;
         self.held.insert(statement.id, Held { statement, used: self.clock, stale: false });
+    }
+
+    /// The same of one that must be parsed anew.
+    pub fn put_stale(&mut self, statement: Arc<Statement>) {
+        let id = statement.id;
+        self.put(statement);
+        if let Some(held) = self.held.get_mut(&id) {
+            held.stale = true;
+        }
+    }
+
+    /// All of them and whether they must be parsed anew, the least recently used first.
+    pub fn by_use(&self) -> Vec<(&Arc<Statement>, bool)> {
+        let mut held: Vec<&Held> = self.held.values().collect();
+        held.sort_unstable_by_key(|it| it.used);
+        held.into_iter().map(|it| (&it.statement, it.stale)).collect()
     }
 
     /// The server does not have it any longer.

@@ -7,6 +7,7 @@
 pub mod cancel;
 pub mod conn;
 pub mod connect;
+pub mod handed;
 pub mod idle;
 mod inbox;
 pub mod query;
@@ -16,6 +17,7 @@ pub mod target;
 pub use cancel::{CancelError, CancelRoute, CancelSent};
 pub use conn::ServerConn;
 pub use connect::{ConnectError, Connector};
+pub use handed::Handed;
 pub use query::{QueryError, Row};
 pub use target::{ReplicationStart, Rotation, Target};
 

@@ -6,6 +6,7 @@
 pub mod owed;
 pub mod params;
 pub mod pipe;
+pub mod portable;
 pub mod relay;
 pub mod server;
 pub mod verdict;

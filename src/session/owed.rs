@@ -170,6 +170,11 @@ impl Queue {
         self.due.len() >= OWED_MAX
     }
 
+    /// All that is due, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Owed> {
+        self.due.iter()
+    }
+
     /// What is due next.
     pub fn front(&self) -> Option<&Owed> {
         self.due.front()

@@ -26,11 +26,13 @@ use crate::wire::{Report, SqlState, TxStatus, encode};
 mod downstream;
 mod extended;
 mod leaving;
+mod portable;
 mod rest;
 mod upstream;
 
 use downstream::HEAL_BYTES_MAX;
 use leaving::Presence;
+pub use portable::Unpacked;
 
 /// The settings that decide what messages mean; they may change from one loan to the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

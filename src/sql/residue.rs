@@ -50,6 +50,16 @@ impl Residue {
 
     const STATE: u16 = 0xff;
 
+    /// As a number, for another process.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// What [`Self::bits`] gave.
+    pub const fn of_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
     /// Whether no session state stays. Marks do not count.
     pub fn is_empty(self) -> bool {
         self.0 & Self::STATE == 0

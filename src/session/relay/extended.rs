@@ -14,6 +14,7 @@ use super::{Relay, Turn};
 use crate::config::PoolMode;
 use crate::prepared::{Presence, Renamed, Statement};
 use crate::session::owed::{Fate, Reply, Undo};
+use crate::session::portable::{Packer, Unpacker, Unreadable};
 use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{BindHead, Parse, Target, tag};
@@ -82,6 +83,32 @@ impl Unnamed {
         std::mem::swap(&mut self.copy, &mut self.before.copy);
         (self.kept, self.residue) = (self.before.kept, self.before.residue);
         (self.here, self.before.kept) = (false, false);
+    }
+
+    /// For the next process.
+    pub(super) fn pack(&self, out: &mut Packer) {
+        out.flag(self.here);
+        for (copy, kept, residue) in [
+            (&self.copy, self.kept, self.residue),
+            (&self.before.copy, self.before.kept, self.before.residue),
+        ] {
+            out.option(kept.then_some(&copy.0), |out, text| out.bytes(text));
+            out.residue(residue);
+        }
+    }
+
+    /// What [`Self::pack`] has written.
+    ///
+    /// Errors: the bytes are none of this layout.
+    pub(super) fn unpack(from: &mut Unpacker<'_>) -> Result<Self, Unreadable> {
+        let here = from.flag()?;
+        let mut one = || {
+            let text = from.option(|it| it.bytes().map(<[u8]>::to_vec))?;
+            Ok((text.is_some(), Copy(text.unwrap_or_default()), from.residue()?))
+        };
+        let ((kept, copy, residue), before) = (one()?, one()?);
+        let before = Before { kept: before.0, copy: before.1, residue: before.2 };
+        Ok(Self { here, copy, kept, residue, before })
     }
 
     /// There is none any longer.

@@ -1,20 +1,32 @@
 //! Where a conversation can be made to stand still: between two messages, with nothing of them in the pipes.
 
 use super::{Phase, Relay, Rest};
+use crate::session::owed::{Fate, Owed};
 use crate::session::pipe::Pipe;
 use crate::wire::Header;
 use crate::wire::frame::HEADER;
 
 impl Relay {
     /// True where nothing is half done: no byte of a message is here, and nothing is waited for but the two sides. A
-    /// query may run on the server all the same, and its answer is still to come.
+    /// query may run on the server all the same, and its answer is still to come; and what a client wants of the server
+    /// that it waits for may be here.
     pub fn is_at_rest(&self) -> bool {
         self.phase == Phase::Open
             && self.closing.is_none()
             && self.released.is_none()
-            && !self.wants_server()
-            && is_clear(&self.up, self.up_rest)
+            && self.up_rest.bytes == 0
+            // What waits for a server stays where it is.
+            && if self.wants_server() { self.up.ready() == 0 } else { self.up.is_empty() }
             && is_clear(&self.down, self.down_rest)
+    }
+
+    /// True where a process that knows of nothing but the sockets could go on: whatever comes next is the beginning of
+    /// a message, and the client gets every answer that is due.
+    pub fn is_plain(&self) -> bool {
+        let passes = |owed: &Owed| owed.fate == Fate::Pass;
+        self.is_at_rest()
+            && self.up.is_empty()
+            && self.server.as_ref().is_none_or(|it| it.queue.iter().all(passes))
     }
 
     /// How many bytes of the client complete what it has begun to say; 0: it is at the end of a message.
