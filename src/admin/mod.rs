@@ -6,13 +6,14 @@
 //!
 //! Invariant: whatever a client sends, it gets one answer in the order asked, and no secret.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::{Compatibility, Config};
-use crate::ids::{DatabaseName, PeerId, PoolKey};
+use crate::ids::{ClientId, DatabaseName, PeerId, PoolKey};
 use crate::net::Names;
 use crate::stats::{PoolStats, Recent, Roster, Totals};
 use crate::wire::Report;
@@ -29,6 +30,7 @@ mod table;
 pub use clock::local_time;
 pub use console::{Access, Session, serve};
 pub use refusal::Refusal;
+pub use table::Value;
 
 /// What `--version` and SHOW VERSION begin with. Tools take the first version number they find.
 pub const VERSION: &str = concat!("PgBouncer 1.25.2 (pgweir ", env!("CARGO_PKG_VERSION"), ")");
@@ -175,6 +177,28 @@ pub struct Certificate {
     pub expires: SystemTime,
 }
 
+/// Who asks for sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Audience {
+    /// Somebody who looks: only their numbers are shown.
+    Onlooker,
+    /// A process that will go on with them, by this session. It has suspended all.
+    NextProcess(ClientId),
+}
+
+/// A row of SHOW FDS or SHOW HANDOVER.
+#[derive(Debug)]
+pub struct SocketRow {
+    /// The columns of SHOW FDS.
+    pub values: Vec<table::Value>,
+    /// What another pgweir must know beyond them.
+    pub state: Vec<u8>,
+    /// The socket, to be passed on with the row.
+    pub socket: Option<OwnedFd>,
+    /// Whether PgBouncer can make use of it, which knows of no state.
+    pub is_plain: bool,
+}
+
 /// Where the console finds what it shows. `app` implements it.
 pub trait Source: Send + Sync {
     /// The configuration in force.
@@ -193,6 +217,8 @@ pub trait Source: Send + Sync {
     fn activity(&self) -> Activity;
     /// Whether new clients are welcome; else why not (shutting down, no listener).
     fn ready(&self) -> Result<(), String>;
+    /// All sockets, one by one. To be called on a worker.
+    fn sockets(self: Arc<Self>, audience: Audience) -> mpsc::Receiver<SocketRow>;
     /// The TLS certificates in use.
     fn certificates(&self) -> Vec<Certificate>;
 }

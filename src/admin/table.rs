@@ -63,6 +63,18 @@ impl Value {
         Self::Text(Cow::Borrowed(text))
     }
 
+    /// Bytes, as `bytea` shows them.
+    pub fn bytes(bytes: &[u8]) -> Self {
+        let mut text = String::with_capacity(2 + 2 * bytes.len());
+        text.push_str("\\x");
+        for byte in bytes {
+            for digit in [byte >> 4, byte & 0xf] {
+                text.extend(char::from_digit(u32::from(digit), 16));
+            }
+        }
+        Self::Text(Cow::Owned(text))
+    }
+
     /// Its text form; `None` for NULL.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         match self {

@@ -36,7 +36,9 @@ pub async fn until_ended(process: &Arc<Process>, workers: &Workers, listeners: V
                 () = accept(&process, &listener, &arrivals) => {}
                 _ = phase.wait_for(|it| *it >= until) => {}
             }
-            listener.remove();
+            if !process.exports.has_given() {
+                listener.remove();
+            }
         });
     }
     drop(arrivals);

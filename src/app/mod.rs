@@ -13,10 +13,12 @@ use crate::admin::{self, Admin};
 use crate::config::{self, Config, Diagnostic, Dialect, Level};
 use crate::handover::{self, Inherited};
 use crate::net::listen::{self, Bound, Listener, Place};
-use crate::net::{Moved, TcpOptions, Tls};
+use crate::net::{Moved, Shared, TcpOptions, Tls};
 
 mod accept;
+mod adopt;
 mod daemon;
+mod handing;
 mod log;
 mod memory;
 mod opener;
@@ -28,6 +30,7 @@ mod reload;
 mod session;
 mod signals;
 mod source;
+mod succession;
 mod workers;
 
 pub use options::RunOptions;
@@ -36,6 +39,7 @@ use log::Log;
 use process::{Control, Process};
 use reload::Reloader;
 use signals::Signals;
+use succession::Predecessor;
 use workers::Workers;
 
 /// How often statements that nobody knows any longer are forgotten.
@@ -123,23 +127,31 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|it| Failure::of("cannot start", it))?;
+    let before = if options.reboot { Predecessor::suspend(&config, &inherited)? } else { None };
     // Before anybody can connect: whoever sees the port open may send a signal.
     let signals = {
         let _entered = runtime.enter();
         Signals::catch().map_err(|it| Failure::of("cannot catch signals", it))?
     };
-    let doors = Doors::open(&config, inherited)?;
-    let pidfile = pidfile::PidFile::claim(config.settings.pidfile.as_deref()).map_err(Failure)?;
     let workers = worker_count(&config);
     let openings = Arc::new(opener::Openings::default());
     let reloader = Arc::new(Reloader::new(options.config.clone(), options.dialect, log));
     let (process, control) = Process::new(config, tls, workers, Arc::clone(&openings))
         .map_err(|it| Failure::of("cannot start", it))?;
+    let mut adoption = before.map(|it| it.follow(&process)).transpose()?.unwrap_or_default();
+    let config = process.config.load_full();
+    let doors = Doors::open(&config, std::mem::take(&mut adoption.doors), inherited)?;
+    let pidfile = pidfile::PidFile::claim(config.settings.pidfile.as_deref()).map_err(Failure)?;
     let admin = process.admin();
     let threads =
         Workers::start(&process, &admin, &openings).map_err(|it| Failure::of("cannot start workers", it))?;
-    let serving = Serving { process, admin, reloader, threads: &threads, daemon: options.daemon };
+    adoption.distribute(&process, &threads, &openings);
+    let serving =
+        Serving { process: Arc::clone(&process), admin, reloader, threads: &threads, daemon: options.daemon };
     let result = LocalSet::new().block_on(&runtime, serving.run(doors, signals, control));
+    if process.exports.has_given() {
+        succession::end_without_goodbye(pidfile);
+    }
     threads.stop();
     drop(pidfile);
     result
@@ -165,13 +177,16 @@ struct Doors {
 }
 
 impl Doors {
-    /// Those that came with the process, else those that the settings ask for.
-    fn open(config: &Config, inherited: Inherited) -> Result<Self, Failure> {
+    /// Those of the process before, or that came with this one, else those that the settings ask for.
+    fn open(config: &Config, adopted: Vec<Bound>, inherited: Inherited) -> Result<Self, Failure> {
         let settings = &config.settings;
         let http = match inherited.http {
             Some(bound) => Some(bound),
             None => bind_http(config)?,
         };
+        if !adopted.is_empty() {
+            return Ok(Self { clients: adopted, http });
+        }
         if inherited.clients.is_empty() {
             let clients = listen::bind(settings).map_err(|error| match error.hint() {
                 Some(hint) => Failure(format!("{error}\n  hint: {hint}")),
@@ -224,6 +239,7 @@ impl Serving<'_> {
             self.start_http(http)?;
         }
         let process = &self.process;
+        *process.doors.lock() = listeners.iter().filter_map(|it| Shared::of(it).ok()).collect();
         tokio::task::spawn_local(orders::run(
             Arc::clone(process),
             Arc::clone(&self.reloader),
@@ -238,6 +254,9 @@ impl Serving<'_> {
             daemon::report_ready().map_err(|it| Failure::of("cannot leave the terminal", it))?;
         }
         accept::until_ended(process, self.threads, listeners).await;
+        if process.exports.has_given() {
+            handing::take_leave(process).await;
+        }
         tracing::info!("server shutdown complete, exiting");
         Ok(())
     }

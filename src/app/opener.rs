@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
+use super::adopt::{self, AdoptedServer};
 use super::process::Process;
 use crate::auth::Credentials;
 use crate::client::stored_credentials;
@@ -45,6 +46,11 @@ impl Origins {
         }
     }
 
+    /// What clients of the pool have shown.
+    pub fn known(&self, pool: &PoolKey) -> Credentials {
+        self.0.get(pool).map(|it| it.credentials.lock().clone()).unwrap_or_default()
+    }
+
     fn of(&self, pool: &PoolKey) -> Arc<Origin> {
         Arc::clone(&self.0.entry(pool.clone()).or_default())
     }
@@ -64,6 +70,8 @@ pub enum Errand {
     Open(OpenTask<ServerConn>),
     /// Ask one whether it still answers.
     Check(Lease<Resetting>),
+    /// Go on with an idle one of the process before.
+    Adopt(Box<AdoptedServer>),
 }
 
 impl Openings {
@@ -72,7 +80,8 @@ impl Openings {
         *self.workers.write() = workers;
     }
 
-    fn send(&self, worker: Option<WorkerId>, errand: Errand) {
+    /// Gives an errand to a worker; `None`: whose turn it is.
+    pub fn send(&self, worker: Option<WorkerId>, errand: Errand) {
         let workers = self.workers.read();
         let turn = || self.turn.fetch_add(1, Ordering::Relaxed) % workers.len().max(1);
         if let Some(worker) = workers.get(worker.map_or_else(turn, |it| usize::from(it.0))) {
@@ -96,6 +105,7 @@ impl Opener<ServerConn> for Openings {
 pub async fn run(process: &Process, worker: WorkerId, errand: Errand) {
     match errand {
         Errand::Open(task) => open(process, worker, task).await,
+        Errand::Adopt(server) => adopt::take_in(process, worker, *server),
         Errand::Check(lease) => {
             let config = process.config.load_full();
             let settings = &config.settings;

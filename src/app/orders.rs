@@ -135,6 +135,10 @@ fn wake_all(process: &Process) {
 
 /// RESUME after SUSPEND. Returns whether all was suspended.
 pub fn resume_suspended(process: &Process) -> bool {
+    if process.exports.has_given() {
+        tracing::warn!("another process is taking over, no RESUME before it gives up");
+        return false;
+    }
     let was_suspended = process.pools.suspension().end();
     wake_all(process);
     was_suspended
@@ -159,6 +163,8 @@ fn resume(process: &Process, database: Option<DatabaseName>) -> Result<(), Refus
 /// Begins to end the process. A phase never goes back.
 pub fn shut_down(process: &Process, how: Shutdown) {
     process.notifier.stopping();
+    // Nobody is to hold the listening sockets open.
+    process.doors.lock().clear();
     let next = match how {
         Shutdown::Immediate => Phase::Stopped,
         Shutdown::WaitForServers => Phase::WaitingForServers,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::opener::{Openings, Origins};
@@ -13,12 +14,12 @@ use super::orders::resume_suspended;
 use crate::admin::{Admin, Request};
 use crate::auth::{KeyCache, ProcessSecret};
 use crate::cancel;
-use crate::client::Census;
 use crate::client::secrets::SecretMemory;
+use crate::client::{Census, Exports};
 use crate::config::Config;
 use crate::handover::Notifier;
 use crate::ids::IdSequence;
-use crate::net::{Dialer, Handshakes, Moved, Names, TcpOptions, Tls};
+use crate::net::{Dialer, Handshakes, Moved, Names, Shared, TcpOptions, Tls};
 use crate::pool::{Pools, PoolsSetup};
 use crate::prepared::Registry;
 use crate::server::{Connector, ServerConn};
@@ -73,6 +74,10 @@ pub struct Process {
     pub orders: mpsc::UnboundedSender<Request>,
     /// Where the process is in its life.
     pub phase: watch::Sender<Phase>,
+    /// Who asks for conversations, to go on with them.
+    pub exports: Arc<Exports>,
+    /// Where clients connect, for the next process.
+    pub doors: Mutex<Vec<Shared>>,
     /// Tells the service manager how it goes.
     pub notifier: Notifier,
     /// How many workers there are.
@@ -171,6 +176,8 @@ impl Process {
             pools,
             orders,
             phase: watch::Sender::new(Phase::Running),
+            exports: Arc::default(),
+            doors: Mutex::default(),
             notifier: Notifier::from_env(),
             workers,
             consoles: Consoles::default(),

@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
+use super::orders::resume_suspended;
 use super::process::{Consoles, Process};
-use super::workers::{Arrival, Load};
+use super::workers::Load;
 use crate::admin::{self, Access, Admin, console_pool};
 use crate::cancel;
 use crate::client::End;
@@ -19,8 +20,9 @@ use crate::client::patience::{self, Situation};
 use crate::client::refusal::Refusal;
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
 use crate::client::{Seat, Worker};
-use crate::config::{ClientSettings, Config};
-use crate::ids::{DatabaseName, PoolKey};
+use crate::config::{ClientSettings, Config, PoolMode, Settings};
+use crate::ids::{ClientId, DatabaseName, PoolKey};
+use crate::net::Detached;
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, Participant, PoolClient};
 use crate::server::{ReplicationStart, ServerConn};
 use crate::session::params::{Parameters, Values};
@@ -36,10 +38,20 @@ const AUTH_QUERY_MAX: Duration = Duration::from_secs(30);
 /// Why a server is closed that should be idle and is not.
 const NOT_READY: &str = "server was not ready";
 
+/// A connection that was accepted.
+pub struct Accepted {
+    /// Its bytes.
+    pub stream: Detached,
+    /// Its number, in the order in which clients were accepted.
+    pub id: ClientId,
+    /// Counts it as one of its worker's clients.
+    pub load: Load,
+}
+
 /// Serves a connection to the end of its login; a conversation with a pool goes on in a task of its own, which keeps
 /// no memory of the login. Not cancel safe: dropping it closes the connection.
-pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, arrival: Arrival) {
-    let Arrival { stream, id, load } = arrival;
+pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, accepted: Accepted) {
+    let Accepted { stream, id, load } = accepted;
     // While all is suspended nobody comes in.
     let participant = process.pools.suspension().join().await;
     let taken = stream.attach().and_then(|stream| {
@@ -236,11 +248,17 @@ async fn console(
         key: ticket.key().clone(),
         cancel,
         entry: Arc::clone(&entry),
+        passer: None,
     };
-    if let Ok(Welcomed { stream, input, seat: _seat }) = client.greet().await
-        && let Err(error) = admin::serve(admin, stream, input, session).await
-    {
+    let Ok(Welcomed { stream, input, seat: _seat }) = client.greet().await else { return };
+    let is_ours = stream.peer_credentials().is_some_and(|it| it.uid == rustix::process::getuid().as_raw());
+    let passer = if is_ours && role == ConsoleRole::Admin { stream.passer().ok().flatten() } else { None };
+    if let Err(error) = admin::serve(admin, stream, input, admin::Session { passer, ..session }).await {
         tracing::debug!(side = "C", id = entry.id().0, "console: {error}");
+    }
+    if !process.is_ending() && process.exports.take_back(entry.id()) {
+        tracing::info!("the process that was to take over is gone, doing RESUME");
+        resume_suspended(process);
     }
 }
 
@@ -328,7 +346,15 @@ async fn begin(
         Ok(Welcomed { stream, input, seat }) => {
             pool.stats().cell(worker.id).client_login();
             let relay = Relay::new(rules, parameters, Instant::now()).with_start(start);
-            let parts = Parts { client: stream, input, claim, participant, pool: Arc::clone(&pool), relay };
+            let parts = Parts {
+                client: stream,
+                input,
+                claim,
+                participant,
+                pool: Arc::clone(&pool),
+                lease: None,
+                relay,
+            };
             let mut driver = Driver::new(worker, parts);
             if let Some(lease) = lease {
                 driver = driver.with_server(lease);
@@ -399,9 +425,13 @@ fn announce(worker: &Worker, entry: &ClientEntry, client: &LoggedIn, pool: &Pool
 }
 
 fn rules(process: &Process, pool: &PoolClient) -> Rules {
-    let settings = &process.config.load().settings;
+    rules_of(&process.config.load().settings, pool.settings().mode)
+}
+
+/// What messages mean under these settings.
+pub fn rules_of(settings: &Settings, mode: PoolMode) -> Rules {
     Rules {
-        mode: pool.settings().mode,
+        mode,
         prepared_max: settings.max_prepared_statements,
         simple_queries: !settings.disable_pqexec,
         compatibility: settings.compatibility,

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
+use super::handing;
 use super::process::{Phase, Process};
-use crate::admin::{Activity, Certificate, DatabaseState, Source};
+use crate::admin::{Activity, Audience, Certificate, DatabaseState, SocketRow, Source};
 use crate::config::Config;
 use crate::ids::{PeerId, PoolKey};
 use crate::net::Names;
@@ -53,6 +56,10 @@ impl Source for Process {
             Phase::WaitingForClients | Phase::WaitingForServers => Err("draining".to_owned()),
             Phase::Stopped => Err("stopped".to_owned()),
         }
+    }
+
+    fn sockets(self: Arc<Self>, audience: Audience) -> mpsc::Receiver<SocketRow> {
+        handing::sockets(self, audience)
     }
 
     fn certificates(&self) -> Vec<Certificate> {

@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::{self, Adopted};
 use super::opener::{self, Errand};
 use super::process::Process;
 use super::session;
@@ -20,14 +21,22 @@ use crate::ids::{ClientId, WorkerId};
 use crate::net::Detached;
 use crate::session::pipe::Spare;
 
-/// A client that was accepted, on its way to its worker.
+/// A client on its way to its worker.
 pub struct Arrival {
-    /// Its connection.
-    pub stream: Detached,
+    /// What is to be done with it.
+    pub what: Arriving,
     /// Its number, in the order in which clients were accepted.
     pub id: ClientId,
     /// Counts it as one of its worker's clients.
     pub load: Load,
+}
+
+/// Where a client comes from.
+pub enum Arriving {
+    /// It was accepted.
+    New(Detached),
+    /// It is one of the process before.
+    Adopted(Box<Adopted>),
 }
 
 /// One of a worker's clients, while it lives.
@@ -108,9 +117,18 @@ impl Workers {
 
     /// Hands a client to the worker with the fewest.
     pub fn hand(&self, process: &Process, stream: Detached) {
+        self.place(process, Arriving::New(stream));
+    }
+
+    /// The same with one of the process before.
+    pub fn go_on(&self, process: &Process, adopted: Adopted) {
+        self.place(process, Arriving::Adopted(Box::new(adopted)));
+    }
+
+    fn place(&self, process: &Process, what: Arriving) {
         let load = |it: &&Intake| it.clients.load(Ordering::Relaxed);
         let Some(intake) = self.intakes.iter().min_by_key(load) else { return };
-        let arrival = Arrival { stream, id: process.ids.client(), load: Load::on(&intake.clients) };
+        let arrival = Arrival { what, id: process.ids.client(), load: Load::on(&intake.clients) };
         // Where the worker has ended the connection comes back and is closed.
         let _ = intake.arrivals.send(arrival);
     }
@@ -143,13 +161,25 @@ async fn run(
         roster: Arc::clone(&process.roster),
         config: Arc::clone(&process.config),
         connector: Arc::clone(&process.connector),
+        exports: Arc::clone(&process.exports),
     });
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(arrival) = inbox.arrivals.recv() => {
                 let (process, admin, worker) = (Arc::clone(&process), Arc::clone(&admin), Rc::clone(&worker));
-                tokio::task::spawn_local(session::serve(process, admin, worker, arrival));
+                let Arrival { what, id, load } = arrival;
+                match what {
+                    Arriving::New(stream) => {
+                        let newcomer = session::Accepted { stream, id, load };
+                        let conversation = session::serve(process, admin, worker, newcomer);
+                        tokio::task::spawn_local(conversation);
+                    }
+                    Arriving::Adopted(adopted) => {
+                        let conversation = adopt::go_on(process, worker, *adopted, id, load);
+                        tokio::task::spawn_local(conversation);
+                    }
+                }
             }
             Some(errand) = inbox.errands.recv() => {
                 let process = Arc::clone(&process);

@@ -33,6 +33,14 @@ impl Md5Hash {
             .then(|| Self(Zeroizing::new(digits)))
     }
 
+    /// As [`Self::parse`] reads it.
+    pub fn text(&self) -> Zeroizing<String> {
+        let mut text = String::with_capacity(MD5_PASSWORD_BYTES);
+        text.push_str("md5");
+        text.extend(self.0.iter().map(|byte| char::from(*byte)));
+        Zeroizing::new(text)
+    }
+
     /// The answer to a challenge with this salt.
     pub fn answer(&self, salt: [u8; 4]) -> Zeroizing<String> {
         let answer = digits(&[&*self.0, &salt]);

@@ -58,6 +58,15 @@ impl Stored {
         }
     }
 
+    /// As [`Self::parse`] reads it.
+    pub fn text(&self) -> Zeroizing<String> {
+        match self {
+            Self::Plain(password) => password.clone(),
+            Self::Md5(hash) => hash.text(),
+            Self::Scram(verifier) => verifier.text(),
+        }
+    }
+
     /// Whether a client can only prove itself by SCRAM, so that the method `md5` becomes SCRAM.
     pub fn is_scram(&self) -> bool {
         matches!(self, Self::Scram(_))
@@ -113,6 +122,13 @@ impl Verifier {
             stored_key: Zeroizing::new(keys.stored_key()),
             server_key: keys.server_key.clone(),
         }
+    }
+
+    fn text(&self) -> Zeroizing<String> {
+        let encode = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+        let (salt, stored) = (encode(&self.salt), Zeroizing::new(encode(&*self.stored_key)));
+        let server = Zeroizing::new(encode(&*self.server_key));
+        Zeroizing::new(format!("{MECHANISM}${}:{salt}${}:{}", self.iterations, *stored, *server))
     }
 
     /// Reads what follows `SCRAM-SHA-256$`, as PostgreSQL's parse_scram_secret in src/backend/libpq/auth-scram.c.

@@ -4,6 +4,7 @@
 //! lock ([`Caller::cancel`]), so that a cancel reaches the query it was meant for or nothing. Invariants: an unknown key
 //! and one of an idle client look the same from outside; keys are compared in constant time.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::ids::PeerId;
+use crate::ids::{ClientId, PeerId};
 use crate::pool::{Caller, Cancel, Connection};
 use crate::server::ServerConn;
 use crate::wire::CancelKey;
@@ -208,6 +209,23 @@ impl<C: Connection> Registry<C> {
         told: &Arc<Notify>,
     ) -> Result<Registration<C>, MintError> {
         self.mint_for(minor, &Whom::Console(Arc::clone(told)))
+    }
+
+    /// The keys of all clients of pools.
+    pub fn keys(&self) -> HashMap<ClientId, CancelKey> {
+        let key = |it: dashmap::mapref::multiple::RefMulti<'_, u64, Owner<C>>| match &it.whom {
+            Whom::Client(caller) => Some((caller.id(), it.key.clone())),
+            Whom::Console(_) => None,
+        };
+        self.owners.iter().filter_map(key).collect()
+    }
+
+    /// Takes in a key that another process has minted for a client. `None`: another client has one like it.
+    pub fn adopt(self: &Arc<Self>, key: CancelKey, caller: &Arc<Caller<C>>) -> Option<Registration<C>> {
+        let hash = self.hash(&key);
+        let Entry::Vacant(vacant) = self.owners.entry(hash) else { return None };
+        vacant.insert(Owner { key: key.clone(), whom: Whom::Client(Arc::clone(caller)) });
+        Some(Registration { registry: Arc::clone(self), hash, key })
     }
 
     fn mint_for(self: &Arc<Self>, minor: u16, whom: &Whom<C>) -> Result<Registration<C>, MintError> {

@@ -32,6 +32,8 @@ use crate::session::verdict::{CloseReason, Verdict};
 use crate::stats::{Disconnect, Replication, client_event};
 use crate::wire::Report;
 
+mod showing;
+
 /// How long a client that was told to go may take to read what it was told.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long the server of a client that is gone may take to come to rest, once what ran there has been cancelled.
@@ -128,6 +130,8 @@ pub struct Parts {
     pub participant: Participant,
     /// Its pool.
     pub pool: Arc<Pool<ServerConn>>,
+    /// The server that it has already, of which the relay knows.
+    pub lease: Option<Lease<Busy>>,
     /// Its relay.
     pub relay: Relay,
 }
@@ -135,7 +139,7 @@ pub struct Parts {
 impl Driver {
     /// A conversation that is about to begin.
     pub fn new(worker: Rc<Worker>, parts: Parts) -> Self {
-        let Parts { client, input, claim, participant, pool, mut relay } = parts;
+        let Parts { client, input, claim, participant, pool, lease, mut relay } = parts;
         let config = worker.config.load();
         let (limits, replication) = match claim.caller().entry().login() {
             Some(login) => (config.client_settings(&login.pool.database, &login.user), login.replication),
@@ -157,7 +161,7 @@ impl Driver {
             client: Some(client),
             claim,
             participant,
-            lease: None,
+            lease,
             relay,
             limits,
             compatibility,
@@ -205,6 +209,7 @@ impl Driver {
             let before = Instant::now();
             let mut progress = self.take_orders(cx);
             let pace = self.pace();
+            self.show_who_asks(pace);
             if pace == Pace::Still {
                 return Poll::Pending;
             }

@@ -5,6 +5,7 @@ mod alarm;
 pub mod census;
 pub mod cleaning;
 pub mod drive;
+pub mod export;
 mod ldap;
 mod line;
 pub mod login;
@@ -17,6 +18,7 @@ mod worker;
 
 pub use accept::{Arrival, Caller, accept};
 pub use census::{Census, Limit, Seat};
+pub use export::Exports;
 pub use line::{End, Line};
 pub use login::{Admitted, House, Lobby, LoggedIn, Welcome, Welcomed, login, stored_credentials};
 pub use refusal::Refusal;

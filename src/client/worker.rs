@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::export::Exports;
 use crate::config::{ClientSettings, Config};
 use crate::ids::WorkerId;
 use crate::prepared::Registry;
@@ -30,6 +31,8 @@ pub struct Worker {
     pub config: Arc<ArcSwap<Config>>,
     /// Sends cancel requests.
     pub connector: Arc<Connector>,
+    /// Who asks for conversations.
+    pub exports: Arc<Exports>,
 }
 
 /// What a worker's clients have in common, so that each costs only what is its own.

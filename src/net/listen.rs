@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Gid;
@@ -261,6 +262,15 @@ pub(super) fn unix_address(path: &Path) -> io::Result<SockAddr> {
     SockAddr::unix(unix_path(path))
 }
 
+/// Connects to a unix socket, waiting for the connection.
+///
+/// Errors: nobody listens there, or not to us.
+pub fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.connect(&unix_address(path)?)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
 /// The path as the kernel wants it.
 pub(super) fn unix_path(path: &Path) -> PathBuf {
     use std::ffi::OsStr;
@@ -332,6 +342,13 @@ impl Bound {
         Ok(Self { socket, place, keeper: Keeper::Another })
     }
 
+    /// Takes over a socket from the process before: from now on it is ours alone.
+    ///
+    /// Errors: it is no such socket.
+    pub fn inherit(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { keeper: Keeper::Us, ..Self::from_fd(fd)? })
+    }
+
     /// Where it listens.
     pub fn place(&self) -> &Place {
         &self.place
@@ -387,8 +404,9 @@ impl Listener {
         }
     }
 
-    /// Closes it and removes a unix socket's file, if it is ours: at the end of a process that nobody follows.
-    pub fn remove(self) {
+    /// Removes a unix socket's file, if it is ours: at the end of a process that nobody follows. It is to be dropped
+    /// next.
+    pub fn remove(&self) {
         if self.keeper == Keeper::Us {
             remove_file_of(&self.place);
         }

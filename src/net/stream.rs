@@ -18,7 +18,7 @@ use tokio_rustls::{client, server};
 
 use super::socket::{LooseSocket, Slot, Socket};
 use super::tls::{PeerCertificate, cipher_name, version_name};
-use super::{Address, Credentials};
+use super::{Address, Credentials, Passer, Shared};
 
 /// A connection's bytes.
 pub struct Stream(Kind);
@@ -108,6 +108,26 @@ impl Stream {
         match self.0 {
             Kind::Plain(socket) => Some(socket),
             Kind::Accepted(_) | Kind::Connected(_) => None,
+        }
+    }
+
+    /// A way to give the process at the other end sockets; `None` over anything but a plain unix socket.
+    ///
+    /// Errors: no file descriptor is left.
+    pub fn passer(&self) -> io::Result<Option<Passer>> {
+        match &self.0 {
+            Kind::Plain(socket @ Socket::Unix(_)) => Passer::over(socket).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The socket, for another process to have it as well; `None` with TLS, whose keys stay here.
+    ///
+    /// Errors: no file descriptor is left.
+    pub fn share(&self) -> io::Result<Option<Shared>> {
+        match &self.0 {
+            Kind::Plain(socket) => Shared::of(socket).map(Some),
+            Kind::Accepted(_) | Kind::Connected(_) => Ok(None),
         }
     }
 

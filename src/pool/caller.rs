@@ -380,15 +380,25 @@ impl<C: Connection> Claim<C> {
         member: Box<Member<C>>,
         waited: Duration,
     ) -> Result<Lease<Busy, C>, Refusal> {
-        let caller = &self.caller;
         if self.purpose == Purpose::Use {
-            pool.stats().cell(caller.worker()).assigned(waited);
+            pool.stats().cell(self.caller.worker()).assigned(waited);
         }
+        self.lease(pool, seat, member).come_home(self.caller.worker()).map_err(Refusal::Lost)
+    }
+
+    /// The client has this server, which no schedule has given it.
+    pub(super) fn link(&self, pool: &Arc<Pool<C>>, seat: Seat, member: Box<Member<C>>) -> Lease<Busy, C> {
+        *self.caller.doing.lock() = Doing::Linked { link: member.link(), seat, query: Query::OfClient };
+        self.lease(pool, seat, member)
+    }
+
+    fn lease(&self, pool: &Arc<Pool<C>>, seat: Seat, member: Box<Member<C>>) -> Lease<Busy, C> {
+        let caller = &self.caller;
         let lease = Lease::new(Arc::clone(pool), seat, member, Some(Arc::clone(caller)));
         lease.track(Tracked::Leased(caller.id()));
         caller.entry.set_state(ClientState::Active);
         caller.entry.set_link(lease.entry().map(|entry| entry.id()));
-        lease.come_home(caller.worker()).map_err(Refusal::Lost)
+        lease
     }
 
     /// Leaves the queue, or declines what was granted. Harmless where it does neither wait nor have one.

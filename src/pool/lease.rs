@@ -73,6 +73,10 @@ impl<C: Connection> Member<C> {
         self.conn.as_ref().map_or(Role::Unknown, |conn| conn.reported().role())
     }
 
+    pub(super) fn connection(&self) -> Option<&C> {
+        self.conn.as_ref()
+    }
+
     pub(super) fn link(&self) -> Arc<Link<C>> {
         Arc::clone(&self.link)
     }

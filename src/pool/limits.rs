@@ -74,6 +74,13 @@ impl Limit {
         Some(Slot { limit: Arc::clone(self) })
     }
 
+    /// A slot for a connection that is there already, whatever the limit is by now: as after [`Self::set_max`], nothing
+    /// is opened until it is kept again.
+    pub(super) fn take_for_old(self: &Arc<Self>) -> Slot {
+        self.used.fetch_add(1, Ordering::SeqCst);
+        Slot { limit: Arc::clone(self) }
+    }
+
     /// A slot, if need be one of another pool's idle server. Without one, `who` is told when it may try again; the
     /// caller holds no lock.
     pub(super) fn take_or_starve(self: &Arc<Self>, who: &Weak<dyn Contender>) -> Option<Slot> {

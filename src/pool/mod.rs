@@ -21,6 +21,7 @@ use crate::server::ReplicationStart;
 use crate::session::params::Values;
 use crate::stats::{LoggingIn, PoolStats, ServerEntry, ServerState};
 
+mod adopt;
 mod alarm;
 mod caller;
 mod connection;
@@ -167,6 +168,15 @@ impl<C: Connection> Pool<C> {
             longest_lease: schedule.longest_lease().map(since),
             failure: schedule.failure().cloned(),
         }
+    }
+
+    /// Shows all idle servers, under the pool's lock.
+    pub fn for_each_idle(&self, mut show: impl FnMut(&C)) {
+        self.lock().for_each_idle(|member| {
+            if let Some(conn) = member.connection() {
+                show(conn);
+            }
+        });
     }
 
     /// A server comes back fit for the next client. It is heard, and watched from then on.
@@ -464,12 +474,17 @@ impl<C: Connection> OpenTask<C> {
     }
 
     /// The server is logged in. To be called on the worker that is its home.
-    pub fn opened(mut self, mut conn: C, now: Instant) {
+    pub fn opened(self, conn: C, now: Instant) {
+        self.pool.stats.cell(conn.home()).server_login();
+        self.admit(conn, now);
+    }
+
+    /// The server becomes a member of the pool.
+    fn admit(mut self, mut conn: C, now: Instant) {
         let Some(permit) = self.permit.take() else { return };
         let pool = &self.pool;
         let Opening { seat, generation, .. } = self.opening;
         let home = conn.home();
-        pool.stats.cell(home).server_login();
         // What an owner's server reports is what its client asked for.
         if self.owner.is_none() && generation == pool.generation() {
             match pool.welcome() {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::config::PoolSettings;
 use crate::ids::{ClientId, WorkerId};
 
+mod adopt;
 mod answer;
 mod opening;
 mod own;

@@ -9,6 +9,7 @@ use crate::ids::{ServerId, WorkerId};
 use crate::net::{Detached, Endpoint};
 use crate::session::portable::{Packer, Unpacker, Unreadable};
 use crate::session::server::Server;
+use crate::stats::Replication;
 use crate::wire::CancelKey;
 
 /// What is known of the connection, apart from its socket. Those with TLS cannot be given away.
@@ -94,6 +95,7 @@ impl Handed {
             peer,
             local,
             tls: None,
+            replication: Replication::None,
             host,
             created,
             last_used,

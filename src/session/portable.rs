@@ -9,18 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::owed::{Fate, Owed, Queue, Reply, Undo};
-use super::params::{Parameters, Values};
+use super::params::{Parameters, SharedValues, Values};
 use super::residue::Residue;
-use super::server::{CopyIn, Server};
+use super::server::{CopyIn, Server, Serves};
 use super::verdict::CloseReason;
 use crate::prepared::{Names, Renamed, Shelf, Statement};
 use crate::wire::{TxStatus, encode};
 
 /// Which layout these bytes have. To be raised with every change of what is written anywhere below.
 pub const LAYOUT: u64 = 1;
-
-/// Sets of settings kept to be shared by those who hold equal ones.
-const SHARED_MAX: usize = 64;
 
 /// Bytes that are no conversation of this layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -150,7 +147,9 @@ impl Packer {
         self.byte(place(&STATUSES, &server.status));
         self.queue(&server.queue);
         self.byte(place(&COPIES, &server.copy_in));
-        for flag in [server.skipping, server.batch_open, server.tags_decide, server.lent_name] {
+        for flag in
+            [server.skipping, server.batch_open, server.tags_decide, server.lent_name, server.read_only]
+        {
             self.flag(flag);
         }
         self.residue(server.residue);
@@ -178,7 +177,8 @@ const STATUSES: [TxStatus; 3] = [TxStatus::Idle, TxStatus::InTransaction, TxStat
 
 const COPIES: [CopyIn; 3] = [CopyIn::No, CopyIn::Receiving, CopyIn::Ended];
 
-const REASONS: [CloseReason; 9] = [
+const REASONS: [CloseReason; 10] = [
+    CloseReason::OwnerLeft,
     CloseReason::ServerGone,
     CloseReason::ProtocolViolation,
     CloseReason::ClientLeft,
@@ -204,20 +204,13 @@ pub fn place<T: PartialEq>(table: &[T], value: &T) -> u8 {
 pub struct Common {
     /// Statements by their numbers.
     pub statements: HashMap<u64, Arc<Statement>>,
-    values: Vec<Arc<Values>>,
+    values: SharedValues,
 }
 
 impl Common {
     /// The set itself, or an equal one that others hold already: equality is found by address then.
     pub fn share(&mut self, values: Values) -> Arc<Values> {
-        if let Some(same) = self.values.iter().find(|it| ***it == values) {
-            return Arc::clone(same);
-        }
-        let values = Arc::new(values);
-        if self.values.len() < SHARED_MAX {
-            self.values.push(Arc::clone(&values));
-        }
-        values
+        self.values.share(Arc::new(values))
     }
 }
 
@@ -313,10 +306,15 @@ impl<'a> Unpacker<'a> {
         Ok(values)
     }
 
+    /// Settings, shared with whoever holds equal ones.
+    pub fn shared_values(&mut self) -> Result<Arc<Values>, Unreadable> {
+        let values = self.values()?;
+        Ok(self.common.share(values))
+    }
+
     /// Both kinds of settings.
     pub fn parameters(&mut self) -> Result<Parameters, Unreadable> {
-        let (reported, extra) = (self.values()?, self.values()?);
-        Ok(Parameters { reported: self.common.share(reported), extra: self.common.share(extra) })
+        Ok(Parameters { reported: self.shared_values()?, extra: self.shared_values()? })
     }
 
     fn statement(&mut self) -> Result<Arc<Statement>, Unreadable> {
@@ -394,6 +392,9 @@ impl<'a> Unpacker<'a> {
             batch_open: self.flag()?,
             tags_decide: self.flag()?,
             lent_name: self.flag()?,
+            read_only: self.flag()?,
+            // One that is for a single client is not handed over.
+            serves: Serves::Everybody,
             residue: self.residue()?,
             cleared: self.residue()?,
             completed: u32::try_from(self.number()?).map_err(|_| Unreadable("a number"))?,

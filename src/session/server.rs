@@ -25,7 +25,7 @@ pub(super) enum CopyIn {
 
 /// Whom a server serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Serves {
+pub(super) enum Serves {
     /// One client after the other.
     #[default]
     Everybody,
@@ -60,7 +60,7 @@ pub struct Server {
     pub(super) condemned: Option<CloseReason>,
     /// It has said 25006, which a standby says to whoever wants to write.
     pub(super) read_only: bool,
-    serves: Serves,
+    pub(super) serves: Serves,
 }
 
 impl Server {

@@ -29,6 +29,7 @@ mod protocol;
 mod relay;
 mod replacing;
 mod replication;
+mod restart;
 mod schema;
 mod service;
 mod shows;

@@ -182,18 +182,23 @@ impl Setup {
         let config = directory.join("pgweir.toml");
         place::write(&config, &self.text());
         self.files.iter().for_each(|(name, content)| place::write(&directory.join(name), content));
-        let child = spawn(&directory, &config, &self);
+        let child = spawn(&directory, &config, &self, &[]);
         Pooler { directory, port, setup: self, child }
     }
 }
 
-fn spawn(directory: &Path, config: &Path, setup: &Setup) -> Child {
+fn spawn(directory: &Path, config: &Path, setup: &Setup, options: &[&str]) -> Child {
     let log = directory.join("log");
     let file =
         fs::OpenOptions::new().create(true).append(true).open(&log).expect("the directory takes a log");
     let mut words = setup.within.iter().map(PathBuf::from).chain([place::pgweir_program().to_path_buf()]);
     let mut command = place::command(words.next().expect("there is the program at least"));
-    command.args(words).arg(config).envs(setup.environment.iter().cloned()).env("RUST_BACKTRACE", "1");
+    command
+        .args(words)
+        .args(options)
+        .arg(config)
+        .envs(setup.environment.iter().cloned())
+        .env("RUST_BACKTRACE", "1");
     command.stdout(file.try_clone().expect("a file can be duplicated")).stderr(file);
     command.spawn().expect("pgweir can be started")
 }
@@ -212,6 +217,34 @@ impl Pooler {
     #[track_caller]
     pub fn of(cluster: &Cluster) -> Self {
         Setup::of(cluster).start()
+    }
+
+    /// Starts another process with the same configuration and these options, and waits for nothing.
+    pub fn another(&self, options: &[&str]) -> Child {
+        spawn(&self.directory, &self.directory.join("pgweir.toml"), &self.setup, options)
+    }
+
+    /// Has another process take its place, and waits until the old one has ended. Returns its way of ending.
+    #[track_caller]
+    pub fn reboot(&mut self) -> ExitStatus {
+        let next = self.another(&["-R"]);
+        let mut old = std::mem::replace(&mut self.child, next);
+        let mut ended = None;
+        super::eventually("the old process ends", || {
+            ended = old.try_wait().expect("a child can be waited for");
+            ended.is_some()
+        });
+        ended.expect("just seen")
+    }
+
+    /// Another process is its process from now on; the old one has ended.
+    pub fn replace(&mut self, child: Child) {
+        self.child = child;
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The address it listens on.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,10 @@ use tokio::sync::{Notify, oneshot};
 
 use super::command::{self, Command};
 use super::show::{self, Topic};
-use super::table::{Formats, Table, data_row, row_description};
-use super::{Admin, Answer, Order, Refusal, Shutdown, View};
+use super::table::{Formats, Table, Value, data_row, row_description};
+use super::{Admin, Answer, Audience, Order, Refusal, Shutdown, SocketRow, View};
 use crate::ids::WorkerId;
+use crate::net::Passer;
 use crate::stats::{Cell, ClientEntry, Disconnect, client_event};
 use crate::wire::encode;
 use crate::wire::encode::Column;
@@ -62,6 +64,8 @@ pub struct Session {
     pub key: CancelKey,
     /// Notified when a cancel request with that key has come.
     pub cancel: Arc<Notify>,
+    /// How to give it sockets: to the process's own system user over a unix socket.
+    pub passer: Option<Passer>,
 }
 
 /// Serves a console client until it leaves. `AuthenticationOk` has been sent; all after it is sent here. `input` is
@@ -82,6 +86,7 @@ where
         skipping: false,
         statements: HashMap::new(),
         portals: HashMap::new(),
+        has_suspended: false,
     };
     conversation.cell().client_login();
     conversation.welcome();
@@ -99,6 +104,8 @@ struct Conversation<'a, S> {
     skipping: bool,
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Portal>,
+    /// It is this session that has suspended all.
+    has_suspended: bool,
 }
 
 /// What a command gives back.
@@ -249,6 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             }
             self.count();
             let outcome = match command::parse(statement) {
+                Ok(Command::Show(topic)) if topic.is_of_sockets() => self.sockets(topic).await?,
                 Ok(command) => self.carry_out(command).await,
                 Err(refusal) => Err(refusal.into()),
             };
@@ -334,6 +342,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
         Ok(Outcome { table: Some(topic.table(&View::of(self.admin))), ..Outcome::done("SHOW") })
     }
 
+    /// SHOW FDS and SHOW HANDOVER: row by row, because each may come with a socket.
+    async fn sockets(&mut self, topic: Topic) -> io::Result<Result<Outcome, Stop>> {
+        if let Err(refusal) = self.need_admin() {
+            return Ok(Err(refusal.into()));
+        }
+        if topic == Topic::Handover && !(self.has_suspended && self.session.passer.is_some()) {
+            return Ok(Err(Refusal::AdminNeeded.into()));
+        }
+        let formats = Formats::default();
+        row_description(&mut self.output, topic.columns(), &formats);
+        let passer = self.session.passer.as_ref().filter(|_| self.has_suspended);
+        let audience = match passer {
+            None => Audience::Onlooker,
+            Some(_) => Audience::NextProcess(self.session.entry.id()),
+        };
+        let mut rows = Arc::clone(&self.admin.source).sockets(audience);
+        while let Some(row) = rows.recv().await {
+            let SocketRow { mut values, state, socket, is_plain } = row;
+            match topic {
+                Topic::Handover => values.push(Value::bytes(&state)),
+                _ if is_plain => {}
+                _ => continue,
+            }
+            match passer {
+                None => {
+                    data_row(&mut self.output, topic.columns(), &values, &formats);
+                    self.flush_if_full().await?;
+                }
+                Some(passer) => {
+                    self.flush().await?;
+                    let mut row = BytesMut::new();
+                    data_row(&mut row, topic.columns(), &values, &formats);
+                    passer.send(&row, socket.as_ref().map(AsFd::as_fd)).await?;
+                }
+            }
+        }
+        Ok(Ok(Outcome::done("SHOW")))
+    }
+
     fn need_admin(&self) -> Result<(), Refusal> {
         if self.session.access == Access::Admin { Ok(()) } else { Err(Refusal::AdminNeeded) }
     }
@@ -345,7 +392,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             Order::Shutdown(Shutdown::Immediate) => {
                 self.admin.order(order);
                 // Not answered: the client sees the connection end with the process.
-                self.session.entry.disconnected().await;
+                let reason = self.session.entry.disconnected().await;
+                if self.has_suspended && self.session.passer.is_some() {
+                    // To the next process this is the word that all is its own now. If it is gone, all ends.
+                    let _ = self.dismiss(reason).await;
+                }
                 return Err(Stop::End);
             }
             order => order.tag(),
@@ -358,7 +409,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
         let suspends = order == Order::Suspend;
         let answer = self.admin.order(order);
         match self.wait(answer).await {
-            Waited::Answer(answer) => Ok(Outcome { notices: answer?, ..Outcome::done(tag) }),
+            Waited::Answer(answer) => {
+                self.has_suspended |= suspends && answer.is_ok();
+                Ok(Outcome { notices: answer?, ..Outcome::done(tag) })
+            }
             Waited::Canceled => {
                 if let Some(undo) = undo {
                     let _ = self.admin.order(undo).await;

@@ -79,6 +79,7 @@ topics! {
     DnsHosts "dns_hosts" process::DNS_HOSTS, process::dns_hosts;
     DnsZones "dns_zones" process::DNS_ZONES, process::dns_zones;
     Fds "fds" process::FDS, process::nothing;
+    Handover "handover" process::HANDOVER, process::nothing;
     Lists "lists" process::LISTS, process::lists;
     Mem "mem" process::MEM, process::mem;
     PeerPools "peer_pools" pools::PEER_POOLS, pools::peer_pools;
@@ -98,7 +99,12 @@ topics! {
 impl Topic {
     /// Whether only `admin_users` may see it: FDS holds secrets.
     pub fn needs_admin(self) -> bool {
-        self == Self::Fds
+        self.is_of_sockets()
+    }
+
+    /// Whether its rows come from [`Source::sockets`](crate::admin::Source::sockets).
+    pub fn is_of_sockets(self) -> bool {
+        matches!(self, Self::Fds | Self::Handover)
     }
 
     /// The table whose name comes close to what somebody typed.

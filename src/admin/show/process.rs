@@ -43,7 +43,27 @@ pub(super) const FDS: &[Column] = &[
     Column::bytea("scram_server_key"),
 ];
 
-/// A table without rows: sockets are not handed over by SHOW FDS.
+/// [`FDS`], and what only another pgweir makes use of.
+pub(super) const HANDOVER: &[Column] = &[
+    FDS[0],
+    FDS[1],
+    FDS[2],
+    FDS[3],
+    FDS[4],
+    FDS[5],
+    FDS[6],
+    FDS[7],
+    FDS[8],
+    FDS[9],
+    FDS[10],
+    FDS[11],
+    FDS[12],
+    FDS[13],
+    FDS[14],
+    Column::bytea("state"),
+];
+
+/// A table without rows: sockets come one by one.
 pub(super) fn nothing(_view: &View) -> Vec<Vec<Value>> {
     Vec::new()
 }

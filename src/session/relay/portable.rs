@@ -4,7 +4,7 @@
 //! server goes along.
 
 use super::extended::Unnamed;
-use super::{Deallocating, Phase, Relay, Resetting, Rules, Values};
+use super::{Deallocating, Phase, Presence, Relay, Resetting, Rules};
 use crate::session::portable::{Packer, Unpacker, Unreadable, place};
 
 const DEALLOCATING: [Deallocating; 3] = [Deallocating::No, Deallocating::InBatch, Deallocating::Sent];
@@ -24,29 +24,29 @@ pub struct Unpacked {
 impl Relay {
     /// Writes down all of it, or nothing where it is not at rest.
     pub fn pack(&self, now: std::time::Instant, out: &mut Packer) -> bool {
-        let still = self.up.ready() == 0
-            && self.up_rest.bytes == 0
-            && self.down.is_empty()
-            && self.down_rest.bytes == 0
-            && self.closing.is_none()
-            && self.released.is_none()
-            && PHASES.contains(&self.phase);
-        if !still {
+        let Self { rules: _, up, up_rest, down, down_rest, server, released, .. } = self;
+        let Self { parameters, names, unnamed, phase, presence, wants_server: _, deallocating, .. } = self;
+        let Self { healed, closing, start, resetting, last_words: _, last_event, .. } = self;
+        let Self { query_since, transaction_since, .. } = self;
+        let still = up.ready() == 0 && up_rest.bytes == 0 && down.is_empty() && down_rest.bytes == 0;
+        let stays = closing.is_none() && released.is_none() && *presence == Presence::Here;
+        let is_own = server.as_ref().is_some_and(|it| it.is_own());
+        if is_own || !(still && stays && PHASES.contains(phase)) {
             return false;
         }
-        out.byte(place(&PHASES, &self.phase));
-        out.option(self.server.as_deref(), Packer::server);
-        out.parameters(&self.parameters);
-        out.names(&self.names);
-        self.unnamed.pack(out);
-        out.byte(place(&DEALLOCATING, &self.deallocating));
-        out.byte(place(&RESETTING, &self.resetting));
-        out.flag(self.healed);
-        out.values(&self.start);
-        out.instant(now, self.last_event);
-        out.option(self.query_since, |out, since| out.instant(now, since));
-        out.option(self.transaction_since, |out, since| out.instant(now, since));
-        out.bytes(self.up.undecided());
+        out.byte(place(&PHASES, phase));
+        out.option(server.as_deref(), Packer::server);
+        out.parameters(parameters);
+        out.names(names);
+        unnamed.pack(out);
+        out.byte(place(&DEALLOCATING, deallocating));
+        out.byte(place(&RESETTING, resetting));
+        out.flag(*healed);
+        out.values(start);
+        out.instant(now, *last_event);
+        out.option(*query_since, |out, since| out.instant(now, since));
+        out.option(*transaction_since, |out, since| out.instant(now, since));
+        out.bytes(up.undecided());
         true
     }
 
@@ -62,7 +62,7 @@ impl Relay {
         let unnamed = Unnamed::unpack(from)?;
         let (deallocating, resetting) = (from.one_of(&DEALLOCATING)?, from.one_of(&RESETTING)?);
         let healed = from.flag()?;
-        let start: Values = from.values()?;
+        let start = from.shared_values()?;
         let mut relay = Self::new(rules, parameters, from.instant()?).with_start(start);
         relay.query_since = from.option(Unpacker::instant)?;
         relay.transaction_since = from.option(Unpacker::instant)?;
