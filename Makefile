@@ -1,7 +1,7 @@
 # `make run` and `make test` are all that is needed; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test drivers fmt lint doc unit it soak bench
+.PHONY: help run test drivers fmt lint doc unit it stack soak bench
 
 help: ## Lists these
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -30,6 +30,9 @@ unit: ## Tests that need no PostgreSQL
 
 it: ## Tests against real PostgreSQL clusters
 	cargo test --test it
+
+stack: ## Tests of the compose file, its scripts and servers
+	cargo test --test stack
 
 soak: ## The simulation with new seeds; SOAK_SECONDS=3600 for an hour (default ten minutes)
 	@scripts/soak.sh

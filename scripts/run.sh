@@ -53,25 +53,27 @@ chmod 700 "$RUN"
 random() { od -An -N12 -tx1 /dev/urandom | tr -d ' \n'; }
 # What pgweir.toml asks the environment for.
 export DB_PASSWORD="${DB_PASSWORD:-$(random)}" ADMIN_PASSWORD="${ADMIN_PASSWORD:-$(random)}"
+export MONITOR_PASSWORD="${MONITOR_PASSWORD:-$(random)}" DB_USER="${DB_USER:-db_user}"
+# The rest of pgweir.toml is as it says by itself.
+unset POSTGRES_DB LISTEN_ADDR LISTEN_PORT HTTP_LISTEN CLIENT_TLS_SSLMODE CLIENT_TLS_CERT_FILE CLIENT_TLS_KEY_FILE \
+    SERVER_TLS_SSLMODE LOG_CONNECTIONS
 export PGHOST=127.0.0.1 PGPORT=5432
 while is_open "$PGPORT"; do PGPORT=$((PGPORT + 1)); done
 POSTGRES_PASSWORD="$(random)"
 
 printf '%s' "$POSTGRES_PASSWORD" >"$RUN/password"
-cp "$PGWEIR" "$CONFIG" "$RUN/"
+cp -r "$PGWEIR" "$CONFIG" config/lingudesk/postgresql.conf config/lingudesk/init "$RUN/"
 if [ "$(id -u)" = 0 ]; then chown -R postgres: "$RUN"; fi
 
 say "Making a PostgreSQL cluster under $RUN, on port $PGPORT"
 "${AS[@]}" "$PGBIN/initdb" -D "$RUN/data" --username=postgres --pwfile="$RUN/password" --auth=scram-sha-256 \
     --encoding=UTF8 --no-locale --no-sync >"$RUN/initdb.log" 2>&1 || die "initdb failed: $(cat "$RUN/initdb.log")"
 cat >>"$RUN/data/postgresql.conf" <<CONF
+include '$RUN/postgresql.conf'
 listen_addresses = '127.0.0.1'
 port = $PGPORT
 unix_socket_directories = ''
-max_connections = 200
-shared_buffers = 256MB
-effective_cache_size = 1GB
-work_mem = 4MB
+logging_collector = off
 # The data is thrown away: speed over safety.
 fsync = off
 synchronous_commit = off
@@ -88,8 +90,8 @@ for _ in $(seq 300); do
 done
 
 "$PGBIN/psql" -X -q -d postgres -c "CREATE DATABASE lingudesk"
-"$PGBIN/psql" -X -q -1 -d lingudesk -v ON_ERROR_STOP=1 \
-    -v db_password="$DB_PASSWORD" -v admin_password="$ADMIN_PASSWORD" -f config/lingudesk/schema.sql >/dev/null
+PATH="$PGBIN:$PATH" POSTGRES_USER=postgres POSTGRES_DB=lingudesk LINGUDESK_PROFILE=development \
+    config/lingudesk/init/lingudesk.sh
 unset PGPASSWORD PGUSER
 
 setsid "${AS[@]}" "$RUN/pgweir" "$RUN/pgweir.toml" >"$RUN/pgweir.log" 2>&1 </dev/null &
@@ -115,11 +117,11 @@ cat <<TEXT
 
 pgweir is ready. Paste one of these into another terminal:
 
-  psql "postgresql://db_user:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_auth"      schema auth, 20 servers
-  psql "postgresql://db_user:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_credit"    schema credit, 15
-  psql "postgresql://db_user:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_ai"        schema ai, 25
-  psql "postgresql://db_user:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_content"   schema content, 30
-  psql "postgresql://db_user:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_audit"     schema audit, 10
+  psql "postgresql://$DB_USER:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_auth"      schema auth, 20 servers
+  psql "postgresql://$DB_USER:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_credit"    schema credit, 15
+  psql "postgresql://$DB_USER:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_ai"        schema ai, 25
+  psql "postgresql://$DB_USER:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_content"   schema content, 30
+  psql "postgresql://$DB_USER:$DB_PASSWORD@127.0.0.1:$PORT/lingudesk_audit"     schema audit, 10
   psql "postgresql://admin:$ADMIN_PASSWORD@127.0.0.1:$PORT/lingudesk_admin"      session mode, 5
 
   console   psql "postgresql://admin:$ADMIN_PASSWORD@127.0.0.1:$PORT/pgweir" -c "SHOW POOLS"

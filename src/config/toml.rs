@@ -1,7 +1,7 @@
 //! Reads `pgweir.toml`: `[pgweir]`, `[databases.NAME]`, `[users.NAME]`, `[peers.ID]`.
 //!
-//! In its strings `${NAME}` stands for a variable of the environment, `${NAME:-text}` for one with a default, and
-//! `$${` for `${`. Which settings there are is not this module's business.
+//! In its strings and in the names of its entries `${NAME}` stands for a variable of the environment, `${NAME:-text}`
+//! for one with a default, and `$${` for `${`. Which settings there are is not this module's business.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -99,9 +99,14 @@ impl Reader<'_> {
                 );
                 continue;
             };
-            let at = self.at(offset);
-            self.out.statements.push(Statement::Entry { at, scope, name: name.to_owned() });
-            self.settings(scope, name, entry);
+            match self.substitute(name) {
+                Ok(name) => {
+                    let at = self.at(offset);
+                    self.out.statements.push(Statement::Entry { at, scope, name: name.clone() });
+                    self.settings(scope, &name, entry);
+                }
+                Err(fault) => self.error(offset, name, fault),
+            }
         }
     }
 

@@ -11,11 +11,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[expect(dead_code, reason = "each stack that is added takes its part")]
 mod compose;
-#[expect(dead_code, reason = "each stack that is added takes its part")]
 mod servers;
-#[expect(dead_code, reason = "each stack that is added takes its part")]
 mod shell;
 
 mod files;
+mod lingudesk;

@@ -219,6 +219,17 @@ password = "own"
 }
 
 #[test]
+fn the_name_of_an_entry_may_come_from_the_environment() {
+    let surroundings = Fake::default().variable("DB_USER", "anna").variable("SECRET", "s");
+    let text =
+        "[databases.\"app_${STAGE:-test}\"]\nhost = \"h\"\n[users.\"${DB_USER}\"]\npassword = \"${SECRET}\"";
+    let config = good(toml_in(&surroundings, text));
+    assert!(config.databases.contains_key("app_test"), "{:?}", config.databases.keys());
+    assert_eq!(config.secrets.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["anna"]);
+    assert!(mistakes(toml("[users.\"${NO_SUCH}\"]\npassword = \"s\"")).contains("no variable NO_SUCH"));
+}
+
+#[test]
 fn a_missing_variable_is_a_mistake() {
     let told =
         mistakes(toml("[databases.a]\npassword = \"${NO_SUCH}\"\nuser = \"${unclosed\"\nhost = \"${}\""));

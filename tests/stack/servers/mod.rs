@@ -14,8 +14,13 @@ use crate::support::place::Guarded;
 fn start(directory: &Path, environment: &[(&str, &str)], program: &Path, arguments: &[&str]) -> Guarded {
     let assignments = environment.iter().map(|(name, value)| format!("{name}={value}"));
     let program = program.display().to_string();
-    let words: Vec<String> =
-        assignments.chain([program]).chain(arguments.iter().map(|it| (*it).to_owned())).collect();
+    // A shell's background processes ignore QUIT, by which the guard ends them.
+    let signals = "--default-signal=QUIT,INT,TERM,HUP".to_owned();
+    let words: Vec<String> = std::iter::once(signals)
+        .chain(assignments)
+        .chain([program])
+        .chain(arguments.iter().map(|it| (*it).to_owned()))
+        .collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Guarded::start(directory, Path::new("/usr/bin/env"), &words)
 }

@@ -19,6 +19,8 @@ pub struct Image {
     pub database: String,
     /// `-c config_file=…`; without one, the sample that initdb writes.
     pub config: Option<PathBuf>,
+    /// Further `-c` settings of the service's `command`.
+    pub options: Vec<String>,
     /// What is mounted at `/docker-entrypoint-initdb.d`: files, or directories of files, in this order.
     pub init: Vec<PathBuf>,
     /// The service's other environment variables.
@@ -41,7 +43,15 @@ const INITDB: &[&str] =
 impl Image {
     pub fn new(user: &str, password: &str, database: &str) -> Self {
         let (user, password, database) = (user.to_owned(), password.to_owned(), database.to_owned());
-        Self { user, password, database, config: None, init: Vec::new(), environment: Vec::new() }
+        Self {
+            user,
+            password,
+            database,
+            config: None,
+            options: Vec::new(),
+            init: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 
     /// Adds an environment variable.
@@ -113,6 +123,7 @@ impl Postgres {
         }
         let sockets = format!("unix_socket_directories={}", self.directory.display());
         let port = format!("port={}", self.port);
+        options.extend(self.image.options.iter().flat_map(|it| ["-c".to_owned(), it.clone()]));
         // The collector takes the log away from here; the rest is speed over safety.
         let local = [
             "listen_addresses=127.0.0.1",

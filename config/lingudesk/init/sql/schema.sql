@@ -1,18 +1,7 @@
--- Lingudesk's database: six schemas, two roles, row-level security by user.
+-- Lingudesk's six schemas with row-level security by user, in its empty database.
 --
--- Run once in the empty database `lingudesk` by its superuser, with the psql variables db_password and
--- admin_password. `admin` owns everything and changes it; `db_user` is what the application logs in as and may do no
--- more than read and write rows. In tables of one user's rows it sees only those of the user that the application
--- names with  SELECT set_config('app.user_id', '42', true)  at the beginning of a transaction; without that, none.
-
-CREATE ROLE admin LOGIN PASSWORD :'admin_password';
-CREATE ROLE db_user LOGIN PASSWORD :'db_password' NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
-
-REVOKE ALL ON DATABASE lingudesk FROM PUBLIC;
-GRANT CONNECT, TEMPORARY ON DATABASE lingudesk TO db_user;
-GRANT ALL ON DATABASE lingudesk TO admin;
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
-ALTER SCHEMA public OWNER TO admin;
+-- In tables of one user's rows the application sees only those of the user that it names with
+-- SELECT set_config('app.user_id', '42', true)  at the beginning of a transaction; without that, none.
 
 SET ROLE admin;
 
@@ -173,20 +162,68 @@ CREATE TABLE audit.logs (
 ) PARTITION BY RANGE (logged_at);
 CREATE INDEX ON audit.logs (user_id, logged_at);
 
--- Makes the partition of the month that holds `day`, such as audit.logs_2025_01. Called monthly, ahead of time.
+-- Rows that no month was made for are kept rather than refused.
+CREATE TABLE audit.logs_other PARTITION OF audit.logs DEFAULT;
+
+-- Makes the partition of the month that holds `day`, such as audit.logs_2025_01, unless it is there; what was written
+-- in that month before moves in. Called monthly, ahead of time.
 CREATE FUNCTION audit.make_partition(day date) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     month date := date_trunc('month', day);
+    next_month date := month + interval '1 month';
     name text := to_char(month, '"logs_"YYYY"_"MM');
 BEGIN
-    EXECUTE format('CREATE TABLE IF NOT EXISTS audit.%I PARTITION OF audit.logs FOR VALUES FROM (%L) TO (%L)',
-                   name, month, (month + interval '1 month')::date);
+    IF to_regclass(format('audit.%I', name)) IS NOT NULL THEN
+        RETURN name;
+    END IF;
+    -- A default partition with rows of that month would refuse a partition made in one step.
+    EXECUTE format('CREATE TABLE audit.%I (LIKE audit.logs INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name);
+    EXECUTE format('WITH moved AS (DELETE FROM audit.logs_other WHERE logged_at >= %L AND logged_at < %L RETURNING *)
+                    INSERT INTO audit.%I SELECT * FROM moved', month, next_month, name);
+    EXECUTE format('ALTER TABLE audit.logs ATTACH PARTITION audit.%I FOR VALUES FROM (%L) TO (%L)',
+                   name, month, next_month);
     RETURN name;
 END $$;
 
--- Rows that no month was made for are kept rather than refused.
-CREATE TABLE audit.logs_other PARTITION OF audit.logs DEFAULT;
-SELECT audit.make_partition((now() + make_interval(months => ahead))::date) FROM generate_series(-1, 3) AS ahead;
+-- Removes what lies wholly before the month that holds `day`: partitions of months, and such rows without one.
+-- Answers with what it removed.
+CREATE FUNCTION audit.drop_before(day date) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    month date := date_trunc('month', day);
+    name text;
+    removed bigint;
+BEGIN
+    FOR name IN
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'audit.logs'::regclass AND c.relname ~ '^logs_[0-9]{4}_[0-9]{2}$'
+            AND to_date(c.relname, '"logs_"YYYY"_"MM') < month
+        ORDER BY 1
+    LOOP
+        EXECUTE format('DROP TABLE audit.%I', name);
+        RETURN NEXT name;
+    END LOOP;
+    DELETE FROM audit.logs_other WHERE logged_at < month;
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    IF removed > 0 THEN
+        RETURN NEXT format('%s rows of logs_other', removed);
+    END IF;
+END $$;
+
+-- The monthly job: partitions for this month and the next `ahead`, and nothing older than `keep` whole months.
+CREATE FUNCTION audit.maintain(keep integer, ahead integer, today date DEFAULT current_date) RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF keep < 1 OR ahead < 1 THEN
+        RAISE EXCEPTION 'audit.maintain: keep and ahead are at least one month';
+    END IF;
+    PERFORM audit.make_partition((today + make_interval(months => n))::date) FROM generate_series(0, ahead) AS n;
+    RETURN QUERY SELECT audit.drop_before((today - make_interval(months => keep))::date);
+END $$;
+-- Only the owner runs these.
+REVOKE ALL ON FUNCTION audit.make_partition, audit.drop_before, audit.maintain FROM PUBLIC;
+
+SELECT audit.maintain(12, 3);
+SELECT audit.make_partition((current_date - interval '1 month')::date);
 
 -- Row-level security: every table with a user_id shows a user's own rows only. The owner, `admin`, sees all.
 
@@ -208,20 +245,9 @@ END $$;
 
 -- The application reads and writes rows; logs are only ever added to, and partitions are reached through their table.
 
-GRANT USAGE ON SCHEMA public, auth, credit, ai, content, audit TO db_user;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, auth, credit, ai, content TO db_user;
-GRANT SELECT, INSERT ON audit.logs TO db_user;
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA public, auth, credit, ai, content, audit TO db_user;
-
--- Enough rows to look at.
-
-INSERT INTO public.users (email, display_name) VALUES ('ada@example.org', 'Ada'), ('grace@example.org', 'Grace');
-INSERT INTO public.products (sku, name, price_cents) VALUES ('monthly', 'One month', 900), ('yearly', 'One year', 9000);
-INSERT INTO content.languages (code, name) VALUES ('de', 'German'), ('fr', 'French'), ('ja', 'Japanese');
-INSERT INTO content.decks (user_id, language_code, title) VALUES (1, 'de', 'Rivers and weirs'), (2, 'fr', 'Le marché');
-INSERT INTO content.cards (deck_id, user_id, front, back) VALUES (1, 1, 'the weir', 'das Wehr'), (2, 2, 'apple', 'la pomme');
-INSERT INTO credit.balances (user_id, credits) VALUES (1, 100), (2, 250);
-INSERT INTO auth.credentials (user_id, password_hash) VALUES (1, 'not a real hash'), (2, 'nor is this');
-INSERT INTO audit.logs (user_id, action) VALUES (1, 'signed up'), (2, 'signed up');
+GRANT USAGE ON SCHEMA public, auth, credit, ai, content, audit TO application;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, auth, credit, ai, content TO application;
+GRANT SELECT, INSERT ON audit.logs TO application;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public, auth, credit, ai, content, audit TO application;
 
 RESET ROLE;
