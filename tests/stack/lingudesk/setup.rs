@@ -46,7 +46,8 @@ impl Checkout {
         for name in ["POSTGRES", "PGWEIR", "PGWEIR_HTTP", "MINIO", "MINIO_CONSOLE", "REDIS"] {
             setup.env(format!("{name}_PORT"), place::free_port().to_string());
         }
-        shell::run(setup.env("SETUP_WAIT_SECONDS", "1").args(arguments))
+        let patience = if self.0.join("bin/ill").exists() { "1" } else { "60" };
+        shell::run(setup.env("SETUP_WAIT_SECONDS", patience).args(arguments))
     }
 
     fn env(&self) -> String {
