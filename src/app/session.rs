@@ -476,8 +476,8 @@ mod tests {
             size_of::<F>()
         }
         for (what, bytes, most) in [
-            ("the task of a session", task(Session::run), 768),
-            ("the driver", size_of::<Driver>(), 616),
+            ("the task of a session", task(Session::run), 800),
+            ("the driver", size_of::<Driver>(), 648),
             ("the relay", size_of::<Relay>(), 400),
             ("the entry on the roster", size_of::<ClientEntry>(), 300),
         ] {

@@ -1,11 +1,12 @@
 //! The worker threads: one runtime each, on which its clients live and its servers are driven.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
@@ -156,6 +157,7 @@ async fn run(
     let worker = Rc::new(Worker {
         id,
         spare: RefCell::new(Spare::default()),
+        now: Cell::new(Instant::now()),
         shared: RefCell::default(),
         registry: Arc::clone(&process.registry),
         roster: Arc::clone(&process.roster),

@@ -8,15 +8,12 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
+use self::transfer::{Flush, receive, send};
 use super::alarm::Alarm;
 use super::patience::{self, Limit, Situation};
 use super::worker::Worker;
@@ -26,13 +23,13 @@ use crate::net::Stream;
 use crate::pool::{Answer, Busy, Call, Cancel, Claim, Lease, Participant, Pool, Refusal};
 use crate::server::ServerConn;
 use crate::session::params::Values;
-use crate::session::pipe::{Pipe, SLICES_MAX, Spare};
 use crate::session::relay::{Closing, Relay, Rules, Turn};
 use crate::session::verdict::{CloseReason, Verdict};
 use crate::stats::{Disconnect, Replication, client_event};
 use crate::wire::Report;
 
 mod showing;
+mod transfer;
 
 /// How long a client that was told to go may take to read what it was told.
 const LINGER: Duration = Duration::from_secs(5);
@@ -58,13 +55,6 @@ impl fmt::Display for Ended {
             Self::SentAway(report) => f.write_str(&report.message),
         }
     }
-}
-
-/// A side's readiness to take bytes that are already in a TLS session.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flush {
-    Done,
-    Due,
 }
 
 /// What SUSPEND allows a conversation.
@@ -109,6 +99,15 @@ pub struct Driver {
     give_up: Option<Instant>,
     ended: Option<Box<Ended>>,
     shown: Shown,
+    /// Left with the roster: with the same one there is nothing more to leave.
+    waker: Option<Waker>,
+}
+
+/// The sides that have nothing more to be read in this turn: their news will wake the task.
+#[derive(Default)]
+struct Drained {
+    client: bool,
+    server: bool,
 }
 
 /// What the roster says of the client.
@@ -173,6 +172,7 @@ impl Driver {
             give_up: None,
             ended: None,
             shown,
+            waker: None,
         }
     }
 
@@ -190,7 +190,7 @@ impl Driver {
     /// When the client's servers go back: the pool's way, but a replication client keeps the one that is its own.
     fn mode(&self) -> PoolMode {
         match self.replication() {
-            Replication::None => self.pool.settings().mode,
+            Replication::None => self.pool.mode(),
             Replication::Logical | Replication::Physical => PoolMode::Session,
         }
     }
@@ -198,6 +198,7 @@ impl Driver {
     /// Drives the conversation to its end, and the server on loan, if any, to rest. To be called once. Not cancel
     /// safe: dropping the driver closes both connections.
     pub async fn run(&mut self) -> Ended {
+        self.worker.now.set(Instant::now());
         self.event(|relay, turn| relay.on_client_bytes(turn));
         poll_fn(|cx| self.poll(cx)).await;
         self.ended.take().map_or(Ended::Vanished, |it| *it)
@@ -205,18 +206,23 @@ impl Driver {
 
     /// The one place where a conversation waits.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut drained = Drained::default();
         loop {
-            let before = Instant::now();
+            let now = Instant::now();
+            self.worker.now.set(now);
             let mut progress = self.take_orders(cx);
             let pace = self.pace();
             self.show_who_asks(pace);
             if pace == Pace::Still {
                 return Poll::Pending;
             }
-            progress |= self.read_client(cx, pace);
-            progress |= self.ask_for_server(cx, before);
+            progress |= !drained.client && self.read_client(cx, pace, &mut drained);
+            if self.ask_for_server(cx, now) {
+                drained.server = false;
+                progress = true;
+            }
             progress |= self.write_server(cx);
-            progress |= self.read_server(cx, pace);
+            progress |= !drained.server && self.read_server(cx, pace, &mut drained);
             progress |= self.write_client(cx);
             progress |= pace == Pace::Free && self.mind_limits(cx);
             if self.is_over() {
@@ -232,7 +238,7 @@ impl Driver {
     fn event<T>(&mut self, event: impl FnOnce(&mut Relay, &mut Turn<'_>) -> T) -> T {
         let worker = Rc::clone(&self.worker);
         let mut turn = Turn {
-            now: Instant::now(),
+            now: worker.now.get(),
             spare: &mut worker.spare.borrow_mut(),
             registry: &worker.registry,
             stats: self.pool.stats().cell(worker.id),
@@ -336,9 +342,19 @@ impl Driver {
         if self.give_up.is_some() {
             return false;
         }
-        match self.claim.caller().entry().poll_disconnect(cx.waker()) {
-            Poll::Pending => self.give_up_obsolete(),
-            Poll::Ready(reason) => {
+        let entry = self.claim.caller().entry();
+        let ordered = if self.waker.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
+            entry.disconnect_ordered()
+        } else {
+            self.waker = Some(cx.waker().clone());
+            match entry.poll_disconnect(cx.waker()) {
+                Poll::Pending => None,
+                Poll::Ready(reason) => Some(reason),
+            }
+        };
+        match ordered {
+            None => self.give_up_obsolete(),
+            Some(reason) => {
                 let report = patience::sent_away(reason, self.compatibility);
                 self.send_away(report, CloseReason::ClientSentAway);
                 true
@@ -394,7 +410,7 @@ impl Driver {
         Pace::Measured
     }
 
-    fn read_client(&mut self, cx: &mut Context<'_>, pace: Pace) -> bool {
+    fn read_client(&mut self, cx: &mut Context<'_>, pace: Pace, drained: &mut Drained) -> bool {
         let Some(client) = &mut self.client else { return false };
         if self.relay.closing().is_some() || !self.relay.to_server().has_space() {
             return false;
@@ -403,7 +419,10 @@ impl Driver {
         let pipe = self.relay.from_client();
         let received = receive(client, (pipe, most), &mut self.worker.spare.borrow_mut(), cx);
         match received {
-            Poll::Pending => return false,
+            Poll::Pending => {
+                drained.client = true;
+                return false;
+            }
             Poll::Ready(Ok(count)) if count > 0 => {
                 self.pool.stats().cell(self.worker.id).received(count);
             }
@@ -454,8 +473,10 @@ impl Driver {
         match lease.session.take() {
             None => lease.close("server without a session"),
             Some(session) => {
-                // Until the server is as the client wants it, nothing of the client's runs there.
-                lease.shield();
+                if !self.relay.parameters().agrees_with(&session.parameters) {
+                    // Until the server is as the client wants it, nothing of the client's runs there.
+                    lease.shield();
+                }
                 self.lease = Some(lease);
                 self.event(|relay, turn| relay.on_granted(session, rules, turn));
                 if self.relay.is_adjusting() {
@@ -500,7 +521,7 @@ impl Driver {
         }
     }
 
-    fn read_server(&mut self, cx: &mut Context<'_>, pace: Pace) -> bool {
+    fn read_server(&mut self, cx: &mut Context<'_>, pace: Pace, drained: &mut Drained) -> bool {
         let Some(lease) = &mut self.lease else { return false };
         if !self.relay.to_client().has_space() {
             return false;
@@ -509,7 +530,10 @@ impl Driver {
         let pipe = self.relay.from_server();
         let received = receive(&mut lease.stream, (pipe, most), &mut self.worker.spare.borrow_mut(), cx);
         match received {
-            Poll::Pending => return false,
+            Poll::Pending => {
+                drained.server = true;
+                return false;
+            }
             Poll::Ready(Ok(count)) if count > 0 => {}
             Poll::Ready(_) => {
                 self.event(|relay, turn| relay.on_server_gone(turn));
@@ -625,60 +649,4 @@ impl Driver {
         }
         self.client.is_none() && !self.relay.has_server()
     }
-}
-
-/// Receives what is there into a pipe, but no more than so many bytes. `Ok(0)` is the end.
-fn receive(
-    stream: &mut Stream,
-    (pipe, most): (&mut Pipe, usize),
-    spare: &mut Spare,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    let space = pipe.space(spare);
-    let most = most.min(space.len());
-    let mut buffer = ReadBuf::new(&mut space[..most]);
-    match Pin::new(stream).poll_read(cx, &mut buffer) {
-        Poll::Pending => {
-            pipe.tidy(spare);
-            Poll::Pending
-        }
-        Poll::Ready(result) => {
-            let count = buffer.filled().len();
-            pipe.filled(count);
-            Poll::Ready(result.map(|()| count))
-        }
-    }
-}
-
-/// Sends what a pipe has ready, so many bytes at most, as far as the socket takes it.
-fn send(
-    stream: &mut Stream,
-    (pipe, most): (&Pipe, usize),
-    flush: &mut Flush,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    if pipe.ready() > 0 {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let used = pipe.slices(&mut slices);
-        let first = slices[..used].iter().find(|it| pipe.ready() > most && !it.is_empty());
-        let sent = match first {
-            Some(first) => Pin::new(&mut *stream).poll_write(cx, &first[..first.len().min(most)]),
-            None => Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..used]),
-        };
-        if let Poll::Ready(Ok(1..)) = sent {
-            *flush = Flush::Due;
-            return sent;
-        }
-        if let Poll::Ready(Ok(0)) = sent {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        if sent.is_ready() {
-            return sent;
-        }
-    }
-    if *flush == Flush::Due && stream.is_tls() {
-        std::task::ready!(Pin::new(stream).poll_flush(cx))?;
-    }
-    *flush = Flush::Done;
-    Poll::Ready(Ok(0))
 }

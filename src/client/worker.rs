@@ -1,8 +1,9 @@
 //! What all conversations of one worker share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
@@ -21,6 +22,8 @@ pub struct Worker {
     pub id: WorkerId,
     /// Buffers that no client uses just now. Borrowed only between two awaits.
     pub spare: RefCell<Spare>,
+    /// The time of the turn that is being taken: a conversation asks the clock once for all that it finds to do.
+    pub now: Cell<Instant>,
     /// What clients have in common, held once. Borrowed only between two awaits.
     pub shared: RefCell<Shared>,
     /// The statements all clients share.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::config::PoolSettings;
+use crate::config::{PoolMode, PoolSettings};
 use crate::ids::{ClientId, PoolKey, WorkerId};
 use crate::server::ReplicationStart;
 use crate::session::params::Values;
@@ -120,6 +120,12 @@ impl<C: Connection> Pool<C> {
     /// The settings in force.
     pub fn settings(&self) -> Arc<PoolSettings> {
         self.settings.load_full()
+    }
+
+    /// When its servers go back; asked for at every loan.
+    #[inline]
+    pub fn mode(&self) -> PoolMode {
+        self.settings.load().mode
     }
 
     /// The pool's counters.
