@@ -12,7 +12,7 @@ use super::adopt::{self, AdoptedServer};
 use super::process::Process;
 use crate::auth::Credentials;
 use crate::client::stored_credentials;
-use crate::config::{Compatibility, Config};
+use crate::config::{Compatibility, Config, Host};
 use crate::ids::{PoolKey, WorkerId};
 use crate::pool::schedule::OpenFailure;
 use crate::pool::{Connection as _, Lease, OpenError, OpenTask, Opener, Resetting};
@@ -132,28 +132,30 @@ async fn open(process: &Process, worker: WorkerId, task: OpenTask<ServerConn>) {
     if let Some(start) = task.replication() {
         target = target.for_replication(start);
     }
-    match process.connector.connect(&target, worker).await {
+    let mut failure = match process.connector.connect(&target, worker).await {
         Ok(conn) if is_unwanted(&task, &conn) => {
             tracing::warn!(database = %key.database, user = %key.user, "{STANDBY}, and the primary is waited for");
             conn.close();
-            if let Some(entry) = config.database(&key.database) {
-                origin.rotation.on_failure(entry.load_balance_hosts);
-            }
-            task.failed(standby(), worker, Instant::now());
+            standby()
         }
-        Ok(conn) => task.opened(conn, Instant::now()),
-        Err(error) => {
-            if let Some(entry) = config.database(&key.database) {
-                origin.rotation.on_failure(entry.load_balance_hosts);
-            }
-            let mut error = OpenError::from(error);
-            let theirs = config.settings.compatibility == Compatibility::PgBouncer;
-            if theirs && task.replication().is_some() && error.kind == OpenFailure::Refused {
-                error.report = Report::fatal(SqlState::PROTOCOL_VIOLATION, LOGIN_FAILED);
-            }
-            task.failed(error, worker, Instant::now());
-        }
+        Ok(conn) => return task.opened(conn, Instant::now()),
+        Err(error) => OpenError::from(error),
+    };
+    if let Some(entry) = config.database(&key.database) {
+        origin.rotation.on_failure(entry.load_balance_hosts);
     }
+    let theirs = config.settings.compatibility == Compatibility::PgBouncer;
+    if theirs && task.replication().is_some() && failure.kind == OpenFailure::Refused {
+        failure.report = Report::fatal(SqlState::PROTOCOL_VIOLATION, LOGIN_FAILED);
+    }
+    let now = Instant::now();
+    if let (OpenFailure::Unreachable, Host::Name(name), true) =
+        (failure.kind, &target.host, task.pool().awaits_server(now))
+    {
+        // It may have moved: the next attempt does not go by what is remembered.
+        process.connector.dialer.names().doubt(name);
+    }
+    task.failed(failure, worker, now);
 }
 
 /// After a switchover the old name may still lead to the old server, which is a standby now.

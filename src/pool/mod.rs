@@ -382,6 +382,11 @@ impl<C: Connection> Pool<C> {
         }
     }
 
+    /// Whether a server was lost a short while ago, and clients wait for its successor.
+    pub fn awaits_server(&self, now: Instant) -> bool {
+        self.lock().awaits_server(now)
+    }
+
     /// Whether a standby is not to be taken now: the pool has lost its primary a short while ago.
     pub fn awaits_primary(&self, now: Instant) -> bool {
         self.lock().awaits_primary(now)

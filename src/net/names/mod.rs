@@ -175,6 +175,15 @@ impl Names {
         Ok(found.iter().cycle().skip(first).take(found.len()).map(with_port).collect())
     }
 
+    /// What is known of a name has led astray: the next who asks for it has it looked up anew.
+    pub fn doubt(&self, name: &str) {
+        if let Some(entry) = self.0.known.get(name)
+            && let Some(answer) = &mut entry.state.lock().answer
+        {
+            answer.until = Instant::now();
+        }
+    }
+
     async fn found(&self, name: &str, entry: &Arc<Entry>) -> Found {
         let answered = entry.answered.notified();
         tokio::pin!(answered);
@@ -415,6 +424,17 @@ mod tests {
         let known = names.names();
         assert_eq!((known.len(), known[0].addresses.len()), (1, 2));
         assert_eq!(names.zones(), [KnownZone { name: "example".into(), serial: 0, names: 1 }]);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_led_astray_is_looked_up_anew() {
+        let names = Names::default();
+        answer(&names, &["192.0.2.1"]);
+        assert!(names.entry("db.example").fresh(Instant::now()).is_some());
+        names.doubt("db.example");
+        names.doubt("unheard.of");
+        assert!(names.entry("db.example").fresh(Instant::now()).is_none());
+        assert_eq!(names.names().len(), 1);
     }
 
     #[tokio::test]

@@ -148,6 +148,11 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         self.succession.demoted(self.settings.switchover_timeout, now)
     }
 
+    /// Whether a server was lost a short while ago, and clients wait for its successor.
+    pub fn awaits_server(&self, now: Instant) -> bool {
+        self.succession.is_awaited(now)
+    }
+
     /// Whether a standby is not to be taken now: the pool has lost its primary a short while ago.
     pub fn awaits_primary(&self, now: Instant) -> bool {
         self.succession.awaits_primary(now)
