@@ -1,0 +1,2 @@
+-- What an answer rests on.
+ALTER TABLE chat_messages ADD COLUMN IF NOT EXISTS sources JSONB;
