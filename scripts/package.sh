@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The Debian package, under target/debian: the program, its manual page and completions, the systemd units, a
+# configuration. Needs cargo-deb: cargo install --locked cargo-deb
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+cargo deb --version >/dev/null 2>&1 || die "cargo-deb is not installed: cargo install --locked cargo-deb"
+need_pam
+# PROFILE=release is quicker to build.
+PROFILE="${PROFILE:-shipped}"
+cargo build --locked --profile "$PROFILE" --bin pgweir
+directory="$PROFILE"
+if [ "$PROFILE" = dev ]; then directory=debug; fi
+PGWEIR="$TARGET/$directory/pgweir"
+
+# cargo-deb takes files from the checkout: what is generated lies where its table of assets has it.
+GENERATED=target/package
+rm -rf "$GENERATED"
+mkdir -p "$GENERATED"
+"$PGWEIR" man >"$GENERATED/pgweir.1"
+for shell in bash zsh fish; do "$PGWEIR" completions "$shell" >"$GENERATED/pgweir.$shell"; done
+"$PGWEIR" settings >"$GENERATED/settings.md"
+cargo deb --locked --no-build --profile "$PROFILE" --output "$TARGET/debian/"
