@@ -104,7 +104,7 @@ need_commands() {
 # What tests/stack runs beside PostgreSQL: servers, the programs that the stack's scripts call, and their examiners.
 need_stack() {
     need_commands "what the tests of the stack need" redis-server=redis-server redis-cli=redis-tools aws=awscli age=age \
-        openssl=openssl curl=curl docker-compose=docker-compose shellcheck=shellcheck
+        openssl=openssl curl=curl docker-compose=docker-compose shellcheck=shellcheck redis-sentinel=redis-sentinel promtool=prometheus
 }
 
 # is_open PORT: whether somebody listens on 127.0.0.1:PORT.

@@ -28,6 +28,7 @@ python_packages() {
 }
 python_packages "the Python drivers" requirements.txt venv
 python_packages "operators' tools" tools.txt tools --no-deps
+python_packages "examiners of images and manifests" examiners.txt examiners
 
 # Debian's package of PgBouncer, what it needs and its fixture for Python programs: fetched and unpacked, not installed.
 debian_packages() {

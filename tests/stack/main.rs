@@ -15,5 +15,8 @@ mod compose;
 mod servers;
 mod shell;
 
+mod examined;
 mod files;
+mod image;
 mod lingudesk;
+mod systems;

@@ -24,7 +24,6 @@ impl Redis {
     /// Starts one with this configuration file and these further words on its command line, as a compose file's
     /// `command` has them.
     #[track_caller]
-    #[expect(dead_code, reason = "the other stacks start theirs with a file alone")]
     pub fn start(config: &Path, password: &str, words: &[&str]) -> Self {
         Self::start_as("redis-server", config, password, words)
     }
@@ -121,6 +120,8 @@ impl Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
+            // It ignores the signal that ends the others.
+            place::signal(server.pid, rustix::process::Signal::KILL);
             server.remove();
         }
     }

@@ -39,6 +39,11 @@ impl Weir {
         postgres::login(self.port, database, user, password)
     }
 
+    /// Has it read its configuration again.
+    pub fn reload(&self) {
+        place::signal(self.server.as_ref().expect("it runs").pid, rustix::process::Signal::HUP);
+    }
+
     /// All it has logged so far.
     pub fn log(&self) -> String {
         log(&self.directory)

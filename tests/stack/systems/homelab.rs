@@ -1,0 +1,124 @@
+//! Homelab: five databases with a user each on a small server, passwords from files.
+
+use std::path::PathBuf;
+
+use super::{client, program, setting, text};
+use crate::servers::postgres::{Image, Postgres};
+use crate::servers::weir::Weir;
+use crate::shell;
+use crate::support::place;
+use crate::support::raw::Raw;
+
+const SERVICES: [&str; 4] = ["vikunja", "hedgedoc", "linkding", "navidrome"];
+
+struct Homelab {
+    postgres: Postgres,
+    weir: Weir,
+    secrets: PathBuf,
+}
+
+impl Homelab {
+    fn start() -> Self {
+        let config = shell::copy_of(&["config/homelab"]).join("config/homelab");
+        let secrets = config.join("secrets");
+        shell::run(place::command(config.join("secrets.sh")).arg(&secrets)).succeeded();
+        let directory = secrets.display().to_string();
+        let password = text(&secrets.join("postgres_password"));
+        let mut image = Image::new("homelab", &password, "homelab").environment("SECRETS", &directory);
+        image.config = Some(config.join("postgresql.conf"));
+        image.init = vec![config.join("init")];
+        let postgres = image.start();
+        let port = postgres.port.to_string();
+        let environment = [("PGHOST", "127.0.0.1"), ("PGPORT", port.as_str()), ("SECRETS", &directory)];
+        let weir = Weir::start(&config.join("pgweir.toml"), &environment);
+        Self { postgres, weir, secrets }
+    }
+
+    fn password(&self, user: &str) -> String {
+        text(&self.secrets.join(format!("{user}_password")))
+    }
+
+    fn login(&self, service: &str) -> Raw {
+        self.weir.login(service, service, &self.password(service))
+    }
+}
+
+#[test]
+fn homelab_gives_every_service_its_own_database_and_no_other() {
+    let homelab = Homelab::start();
+    for service in SERVICES {
+        let mut session = homelab.login(service);
+        assert_eq!(
+            session.value("SELECT current_user || ' ' || current_database()"),
+            format!("{service} {service}")
+        );
+        session.query("CREATE TABLE mine (n int)");
+        session.query("INSERT INTO mine VALUES (1)");
+    }
+    let mut stranger = Raw::dial(("127.0.0.1", homelab.weir.port));
+    let parameters = [("user", "vikunja"), ("database", "hedgedoc")];
+    let refused = stranger.login(&parameters, &homelab.password("vikunja")).unwrap_err();
+    assert_eq!(refused.sqlstate(), "42501", "{refused}");
+    let wrong =
+        Raw::dial(("127.0.0.1", homelab.weir.port)).login(&[("user", "vikunja")], "wrong").unwrap_err();
+    assert_eq!(wrong.sqlstate(), "28P01");
+
+    // The management database, and the view that tells services apart behind the pooler.
+    let mut owner = homelab.weir.login("homelab", "homelab", &homelab.password("postgres"));
+    let mut busy = homelab.login("navidrome");
+    busy.query("BEGIN");
+    busy.send(&crate::support::message::query("SELECT pg_sleep(1)"));
+    let status = "SELECT status FROM service_status WHERE service_name = ";
+    crate::support::eventually("navidrome is active", || {
+        owner.value(&format!("{status}'navidrome'")) == "active"
+    });
+    assert_eq!(owner.value(&format!("{status}'vikunja'")), "inactive");
+    assert_eq!(owner.value("SELECT count(*) FROM service_configs"), "4");
+    owner.query("SELECT log_user_activity('vikunja', 'login', 'someone', '10.0.0.1')");
+    assert_eq!(owner.value("SELECT count(*) FROM user_activity"), "1");
+    owner.query("INSERT INTO backup_log (service_name, backup_type) VALUES ('vikunja', 'daily')");
+    busy.ready();
+    busy.query("COMMIT");
+
+    // Real drivers: node-postgres as HedgeDoc, psycopg as linkding; who they are shows in PostgreSQL.
+    let hedgedoc = homelab.password("hedgedoc");
+    shell::run(&mut client("hedgedoc.mjs", &homelab.weir, ("hedgedoc", "hedgedoc", &hedgedoc))).succeeded();
+    let linkding = homelab.password("linkding");
+    shell::run(&mut client("linkding.py", &homelab.weir, ("linkding", "linkding", &linkding))).succeeded();
+    let mut named = Raw::dial(("127.0.0.1", homelab.weir.port));
+    let parameters = [("user", "linkding"), ("database", "linkding"), ("application_name", "linkding")];
+    named.login(&parameters, &linkding).unwrap();
+    assert!(named.value("SHOW application_name").starts_with("linkding - 127.0.0.1:"));
+
+    // Sizes: all pools together fit below the server's 30 connections.
+    let admin = ("homelab", &*homelab.password("postgres"));
+    assert_eq!(setting(&homelab.weir, admin, "max_db_connections"), "4");
+    assert_eq!(homelab.postgres.execute("SHOW max_connections"), "30");
+    let servers = homelab
+        .postgres
+        .execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'");
+    assert!(servers.parse::<u32>().unwrap() <= 27, "{servers}");
+
+    // Backups: pg_dump through the pool in session mode.
+    let mut dump = program("pg_dump", homelab.weir.port, ("homelab_backup", admin.0, admin.1));
+    let dump = shell::run(&mut dump).succeeded();
+    assert!(dump.contains("CREATE VIEW public.service_status") && dump.contains("dump complete"));
+    let mut ready = program("pg_isready", homelab.weir.port, ("homelab", admin.0, admin.1));
+    assert_eq!(shell::run(&mut ready).code, Some(0));
+}
+
+#[test]
+fn homelabs_secrets_are_made_once_and_kept() {
+    let directory = place::directory("secrets");
+    let script = shell::root().join("config/homelab/secrets.sh");
+    let copy = directory.join("secrets.sh");
+    std::fs::copy(&script, &copy).unwrap();
+    place::give_away(&copy);
+    let run = || shell::run(place::command("bash").arg(&copy).arg(directory.join("secrets"))).succeeded();
+    assert_eq!(run().matches(": made").count(), 5);
+    let first = text(&directory.join("secrets/vikunja_password"));
+    assert_eq!(first.len(), 48);
+    assert_eq!(run().matches(": kept").count(), 5);
+    assert_eq!(text(&directory.join("secrets/vikunja_password")), first);
+    let _ = std::fs::remove_dir_all(directory);
+}
