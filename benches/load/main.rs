@@ -198,7 +198,7 @@ fn start_postgres(directory: &Path) -> (Guarded, u16) {
     let port = place::free_port();
     let settings = format!(
         "\nlisten_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\nfsync = off\n\
-         shared_buffers = 256MB\nmax_connections = 200\nautovacuum = off\n"
+         shared_buffers = 256MB\nmax_connections = 700\nautovacuum = off\n"
     );
     let file = data.join("postgresql.conf");
     let sample = fs::read_to_string(&file).expect("initdb writes it");
