@@ -1,10 +1,12 @@
 //! The worker threads: one runtime each, on which its clients live and its servers are driven.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -18,8 +20,10 @@ use super::process::Process;
 use super::session;
 use crate::admin::Admin;
 use crate::client::Worker;
+use crate::config::RelayDriver;
 use crate::ids::{ClientId, WorkerId};
 use crate::net::Detached;
+use crate::net::ring::Ring;
 use crate::session::pipe::Spare;
 
 /// A client on its way to its worker.
@@ -87,6 +91,7 @@ impl Workers {
     ) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let (mut intakes, mut errands, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let driver = driver(process.config.load().settings.relay_driver)?;
         for number in 0..process.workers {
             let id = WorkerId(u16::try_from(number).unwrap_or(u16::MAX));
             let (arrival, arrivals_of) = mpsc::unbounded_channel();
@@ -94,19 +99,7 @@ impl Workers {
             let inbox = Inbox { arrivals: arrivals_of, errands: errands_of };
             let (process, admin, stop) = (Arc::clone(process), Arc::clone(admin), stop.clone());
             let (ready, started) = std::sync::mpsc::channel();
-            let body = move || {
-                // Made here, as it can't move between threads: its tasks are scheduled without a `LocalSet` between.
-                let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-                match runtime {
-                    Ok(runtime) => {
-                        let _ = ready.send(Ok(()));
-                        runtime.block_on(run(process, admin, id, inbox, stop));
-                    }
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
-                    }
-                }
-            };
+            let body = move || drive(driver, &ready, run(process, admin, id, inbox, stop));
             threads.push(std::thread::Builder::new().name(format!("worker {number}")).spawn(body)?);
             started.recv().map_err(|_| io::Error::other("a worker has ended at once"))??;
             intakes.push(Intake { arrivals: arrival, clients: Arc::default() });
@@ -143,6 +136,61 @@ impl Workers {
                 tracing::error!("a worker has panicked");
             }
         }
+    }
+}
+
+/// What drives the sockets of workers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    Tokio,
+    Rings,
+}
+
+/// What is to drive them, and can. Errors: it was insisted on io_uring, and there is none.
+fn driver(wanted: RelayDriver) -> io::Result<Driver> {
+    let probed = if wanted == RelayDriver::Tokio { return Ok(Driver::Tokio) } else { Ring::probe() };
+    match probed {
+        Ok(()) => {
+            tracing::info!("relay_driver: io_uring");
+            Ok(Driver::Rings)
+        }
+        Err(error) if wanted == RelayDriver::IoUring => {
+            let text = format!("relay_driver = io_uring, but there is no io_uring here: {error}");
+            Err(io::Error::new(error.kind(), text))
+        }
+        Err(error) => {
+            tracing::info!("no io_uring here ({error}): relay_driver is tokio");
+            Ok(Driver::Tokio)
+        }
+    }
+}
+
+/// Runs a worker on the calling thread. Whether it can begin is told to `ready`.
+fn drive(driver: Driver, ready: &Sender<io::Result<()>>, worker: impl Future<Output = ()> + 'static) {
+    let ring = match driver {
+        Driver::Tokio => None,
+        Driver::Rings => Ring::new()
+            .inspect_err(|error| tracing::warn!("no ring for this worker, it does without: {error}"))
+            .ok(),
+    };
+    // Made here: neither runtime nor ring can move between threads.
+    let result = match ring {
+        None => {
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map(|runtime| {
+                let _ = ready.send(Ok(()));
+                // Its tasks are scheduled without a `LocalSet` between.
+                runtime.block_on(worker);
+            })
+        }
+        Some(ring) => Builder::new_current_thread().enable_all().build().map(|runtime| {
+            let _ = ready.send(Ok(()));
+            if let Err(error) = ring.block_on(&runtime, worker) {
+                tracing::error!("a worker has lost its ring: {error}");
+            }
+        }),
+    };
+    if let Err(error) = result {
+        let _ = ready.send(Err(error));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tokio driver of one client's relay: it moves bytes between sockets and pipes and does what the relay asks.
+//! The driver of one client's relay: it moves bytes between sockets and pipes and does what the relay asks.
 //!
 //! One task drives both sockets of a conversation, so that nothing stands between a query and its answer but two
 //! reads and two writes. It waits in one place, `Driver::poll`, on everything at once; whatever is ready is taken in
@@ -138,7 +138,7 @@ pub struct Parts {
 impl Driver {
     /// A conversation that is about to begin.
     pub fn new(worker: Rc<Worker>, parts: Parts) -> Self {
-        let Parts { client, input, claim, participant, pool, lease, mut relay } = parts;
+        let Parts { mut client, input, claim, participant, pool, lease, mut relay } = parts;
         let config = worker.config.load();
         let (limits, replication) = match claim.caller().entry().login() {
             Some(login) => (config.client_settings(&login.pool.database, &login.user), login.replication),
@@ -154,6 +154,7 @@ impl Driver {
         let shown =
             Shown { query_since: None, prepared: 0, reported: Arc::clone(&relay.parameters().reported) };
         relay.from_client().fill_from(&input, &mut worker.spare.borrow_mut());
+        client.begin_conversation();
         Self {
             worker,
             pool,
@@ -225,7 +226,7 @@ impl Driver {
             progress |= !drained.server && self.read_server(cx, pace, &mut drained);
             progress |= self.write_client(cx);
             progress |= pace == Pace::Free && self.mind_limits(cx);
-            if self.is_over() {
+            if self.is_over(cx) {
                 return Poll::Ready(());
             }
             if !progress {
@@ -477,6 +478,7 @@ impl Driver {
                     // Until the server is as the client wants it, nothing of the client's runs there.
                     lease.shield();
                 }
+                lease.stream.begin_conversation();
                 self.lease = Some(lease);
                 self.event(|relay, turn| relay.on_granted(session, rules, turn));
                 if self.relay.is_adjusting() {
@@ -626,23 +628,25 @@ impl Driver {
         true
     }
 
-    fn is_all_sent(&self) -> bool {
-        self.relay.to_client().ready() == 0 && self.client_flush == Flush::Done
+    /// Whether the client's connection may be closed without losing what it is to be told.
+    fn is_all_sent(&self, cx: &mut Context<'_>) -> bool {
+        let handed_over = self.relay.to_client().ready() == 0 && self.client_flush == Flush::Done;
+        handed_over && self.client.as_ref().is_none_or(|client| client.poll_sent(cx).is_ready())
     }
 
     /// True when nothing is left to do. Turns an ending conversation towards its end.
-    fn is_over(&mut self) -> bool {
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         match self.relay.closing() {
             None => return false,
             // It goes, but what it asked before is answered first, as PostgreSQL does.
             Some(Closing::Terminated) => {
-                if !self.relay.owes_client() && self.is_all_sent() {
+                if !self.relay.owes_client() && self.is_all_sent(cx) {
                     self.part();
                 }
             }
             Some(Closing::Told(_)) => {
                 self.give_up.get_or_insert_with(|| Instant::now() + LINGER);
-                if self.is_all_sent() {
+                if self.is_all_sent(cx) {
                     self.client = None;
                 }
             }

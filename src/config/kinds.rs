@@ -12,7 +12,8 @@ use super::value::{
     user_name, whole,
 };
 use super::{
-    AuthType, Compatibility, Host, LoadBalanceHosts, LogFormat, LogLevel, PoolMode, Secret, SslMode,
+    AuthType, Compatibility, Host, LoadBalanceHosts, LogFormat, LogLevel, PoolMode, RelayDriver, Secret,
+    SslMode,
 };
 
 /// How a value may be written in TOML, and how a bare number of it is to be understood.
@@ -285,6 +286,10 @@ words! {
 words! {
     /// `log_format`.
     LOG_FORMAT: LogFormat = "text" => Text, "json" => Json, "pgbouncer" => PgBouncer
+}
+words! {
+    /// `relay_driver`.
+    RELAY_DRIVER: RelayDriver = "auto" => Auto, "tokio" => Tokio, "io_uring" => IoUring
 }
 words! {
     /// `log_level`.

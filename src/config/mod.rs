@@ -143,6 +143,18 @@ pub enum LogFormat {
     PgBouncer,
 }
 
+/// What moves the bytes of conversations: `relay_driver`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RelayDriver {
+    /// io_uring where the kernel allows it, else tokio.
+    #[default]
+    Auto,
+    /// A system call for each read and write, when epoll says that it will not wait.
+    Tokio,
+    /// One system call for all that a worker has to read and write just now.
+    IoUring,
+}
+
 /// The least important messages that are logged: `log_level`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum LogLevel {

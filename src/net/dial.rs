@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::listen::unix_path;
 use super::socket::Socket;
-use super::{Endpoint, Names, Stream, TcpOptions};
+use super::{Endpoint, Names, Stream, TcpOptions, ring};
 use crate::config::Host;
 
 /// Why no connection came about.
@@ -97,10 +97,12 @@ impl Dialer {
     /// Errors: it can't be reached any more.
     pub async fn redial(&self, endpoint: &Endpoint, until: Instant) -> Result<(Stream, Endpoint), DialError> {
         let connected = timeout(left(until), async {
-            Ok(match endpoint {
+            let socket = match endpoint {
                 Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(unix_path(path)).await?),
                 Endpoint::Tcp(address) => Socket::Tcp(self.connect_tcp(*address).await?),
-            })
+            };
+            // Connecting is the runtime's; what follows is the ring's, where there is one.
+            if ring::is_here() { socket.detach()?.attach() } else { Ok(socket) }
         });
         match connected.await {
             Ok(Ok(socket)) => Ok((Stream::plain(socket), endpoint.clone())),

@@ -1,7 +1,7 @@
 //! Sockets and TLS: the only module that names `tokio::net` and `rustls`.
 //!
-//! Owns listening, dialling, byte streams that can move between workers, TLS on both sides, the threads on which
-//! handshakes run, and the workers' read buffers. It knows nothing of PostgreSQL's messages, except that TLS with
+//! Owns listening, dialling, byte streams that can move between workers, the rings that may drive them, TLS on both
+//! sides, the threads on which handshakes run, and the workers' read buffers. It knows nothing of PostgreSQL's messages, except that TLS with
 //! it has the ALPN name `postgresql`.
 
 mod address;
@@ -12,6 +12,7 @@ pub mod listen;
 pub mod names;
 mod options;
 pub mod passing;
+pub mod ring;
 mod socket;
 mod stream;
 pub mod tls;

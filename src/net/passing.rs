@@ -15,7 +15,7 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::socket::{LooseSocket, Socket};
+use super::socket::LooseSocket;
 use super::stream::Detached;
 
 /// Descriptors that may come with one piece of data.
@@ -37,15 +37,6 @@ impl Shared {
     pub fn of(socket: &impl AsFd) -> io::Result<Self> {
         let fd = socket.as_fd();
         Ok(Self { number: fd.as_raw_fd(), fd: fd.try_clone_to_owned()? })
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
-        }
     }
 }
 

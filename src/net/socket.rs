@@ -1,9 +1,10 @@
-//! A plain socket, TCP or unix, bound to the runtime of one worker; and the same socket bound to none.
+//! A plain socket, TCP or unix, bound to the runtime or the ring of one worker; and the same socket bound to none.
 //!
 //! Reads go through tokio's `poll_read`, which forgets that a socket is readable after a short read: so hearing that
 //! nothing more is there costs no system call.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,13 +12,15 @@ use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::ring::RingSocket;
 use super::{Address, Credentials};
 
-/// A socket that belongs to the current runtime.
+/// A socket that belongs to the current runtime, or to the worker's ring.
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Ring(RingSocket),
 }
 
 /// A socket that belongs to no runtime.
@@ -28,11 +31,57 @@ pub(super) enum LooseSocket {
 }
 
 impl LooseSocket {
+    /// Binds it to the calling thread's ring, if it has one, else to the current runtime.
     pub(super) fn attach(self) -> io::Result<Socket> {
-        match self {
-            Self::Tcp(socket) => TcpStream::from_std(socket).map(Socket::Tcp),
-            Self::Unix(socket) => UnixStream::from_std(socket).map(Socket::Unix),
+        match RingSocket::new(self) {
+            Ok(socket) => Ok(Socket::Ring(socket)),
+            Err(Self::Tcp(socket)) => TcpStream::from_std(socket).map(Socket::Tcp),
+            Err(Self::Unix(socket)) => UnixStream::from_std(socket).map(Socket::Unix),
         }
+    }
+
+    fn peer_address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().map(Address::Tcp),
+            Self::Unix(_) => {
+                let peer = self.credentials().ok_or(io::ErrorKind::NotConnected)?;
+                Ok(Address::Unix { pid: peer.pid, uid: peer.uid })
+            }
+        }
+    }
+
+    fn local_address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().map(Address::Tcp),
+            Self::Unix(_) => Ok(own_address()),
+        }
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        let Self::Unix(socket) = self else { return None };
+        let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
+        Some(Credentials {
+            pid: peer.pid.as_raw_nonzero().get(),
+            uid: peer.uid.as_raw(),
+            gid: peer.gid.as_raw(),
+        })
+    }
+}
+
+impl AsFd for LooseSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// Our end of a unix socket.
+fn own_address() -> Address {
+    Address::Unix {
+        pid: rustix::process::getpid().as_raw_nonzero().get(),
+        uid: rustix::process::geteuid().as_raw(),
     }
 }
 
@@ -41,6 +90,15 @@ impl Socket {
         match self {
             Self::Tcp(socket) => socket.into_std().map(LooseSocket::Tcp),
             Self::Unix(socket) => socket.into_std().map(LooseSocket::Unix),
+            Self::Ring(socket) => socket.detach(),
+        }
+    }
+
+    pub(super) fn is_unix(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Unix(_) => true,
+            Self::Ring(socket) => matches!(socket.socket(), Ok(LooseSocket::Unix(_))),
         }
     }
 
@@ -51,16 +109,15 @@ impl Socket {
                 let peer = socket.peer_cred()?;
                 Ok(Address::Unix { pid: peer.pid().unwrap_or(0), uid: peer.uid() })
             }
+            Self::Ring(socket) => socket.socket()?.peer_address(),
         }
     }
 
     pub(super) fn local_address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(socket) => socket.local_addr().map(Address::Tcp),
-            Self::Unix(_) => Ok(Address::Unix {
-                pid: rustix::process::getpid().as_raw_nonzero().get(),
-                uid: rustix::process::geteuid().as_raw(),
-            }),
+            Self::Unix(_) => Ok(own_address()),
+            Self::Ring(socket) => socket.socket()?.local_address(),
         }
     }
 
@@ -71,6 +128,46 @@ impl Socket {
                 let peer = socket.peer_cred().ok()?;
                 Some(Credentials { pid: peer.pid().unwrap_or(0), uid: peer.uid(), gid: peer.gid() })
             }
+            Self::Ring(socket) => socket.socket().ok()?.credentials(),
+        }
+    }
+
+    /// The descriptor, for a process that is to have the socket as well. `None` where a ring may take bytes off it.
+    pub(super) fn shareable(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(socket) => Some(socket.as_fd()),
+            Self::Unix(socket) => Some(socket.as_fd()),
+            Self::Ring(socket) => socket.shareable(),
+        }
+    }
+
+    /// On a ring: from now on received and sent with the worker's turns.
+    pub(super) fn batch(&mut self) {
+        if let Self::Ring(socket) = self {
+            socket.batch();
+        }
+    }
+
+    /// Ready when all that was written is with the kernel, or never can be.
+    pub(super) fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(()),
+            Self::Ring(socket) => socket.poll_sent(cx),
+        }
+    }
+
+    /// Ready when there is something to read, or the end; for sockets that are idle.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Ring(socket) => socket.poll_readable(cx),
+            socket => socket.poll_peek(cx, &mut [0]).map(drop),
+        }
+    }
+
+    /// On a ring: what a conversation has begun is taken back, so that the socket may go to another thread.
+    pub(super) fn calm(&mut self) {
+        if let Self::Ring(socket) = self {
+            socket.calm();
         }
     }
 
@@ -87,6 +184,7 @@ impl Socket {
                     ready!(socket.poll_read_ready(cx))?;
                     socket.try_io(Interest::READABLE, || peek(socket, bytes))
                 }
+                Self::Ring(socket) => return socket.poll_peek(cx, bytes),
             };
             match seen {
                 // The readiness was stale; `try_io` has cleared it, and the next round registers the waker.
@@ -97,7 +195,7 @@ impl Socket {
     }
 }
 
-fn peek(socket: impl std::os::fd::AsFd, bytes: &mut [u8]) -> io::Result<usize> {
+fn peek(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<usize> {
     let (count, _) = rustix::net::recv(socket, bytes, RecvFlags::PEEK)?;
     Ok(count)
 }
@@ -108,6 +206,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, out),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, out),
+            Self::Ring(socket) => Pin::new(socket).poll_read(cx, out),
         }
     }
 }
@@ -118,6 +217,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Ring(socket) => Pin::new(socket).poll_write(cx, bytes),
         }
     }
 
@@ -130,6 +230,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
             Self::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Ring(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
         }
     }
 
@@ -147,6 +248,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Ring(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }

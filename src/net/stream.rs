@@ -116,17 +116,20 @@ impl Stream {
     /// Errors: no file descriptor is left.
     pub fn passer(&self) -> io::Result<Option<Passer>> {
         match &self.0 {
-            Kind::Plain(socket @ Socket::Unix(_)) => Passer::over(socket).map(Some),
+            Kind::Plain(socket) if socket.is_unix() => {
+                socket.shareable().map(|it| Passer::over(&it)).transpose()
+            }
             _ => Ok(None),
         }
     }
 
-    /// The socket, for another process to have it as well; `None` with TLS, whose keys stay here.
+    /// The socket, for another process to have it as well; `None` with TLS, whose keys stay here, and for a
+    /// conversation on a ring, which may have received what comes next.
     ///
     /// Errors: no file descriptor is left.
     pub fn share(&self) -> io::Result<Option<Shared>> {
         match &self.0 {
-            Kind::Plain(socket) => Shared::of(socket).map(Some),
+            Kind::Plain(socket) => socket.shareable().map(|it| Shared::of(&it)).transpose(),
             Kind::Accepted(_) | Kind::Connected(_) => Ok(None),
         }
     }
@@ -138,7 +141,7 @@ impl Stream {
 
     /// True over a unix socket.
     pub fn is_unix(&self) -> bool {
-        matches!(self.socket(), Some(Socket::Unix(_)))
+        self.socket().is_some_and(Socket::is_unix)
     }
 
     fn socket(&self) -> Option<&Socket> {
@@ -194,11 +197,36 @@ impl Stream {
     /// the stream. Without news from the reactor it costs no system call, so idle servers are watched with it.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
-            Kind::Plain(socket) => socket.poll_peek(cx, &mut [0]).map(drop),
+            Kind::Plain(socket) => socket.poll_readable(cx),
             // A TLS record is not always data: a session ticket, say. So it is decrypted here, and stays inside.
-            Kind::Accepted(tls) => Pin::new(&mut **tls).poll_fill_buf(cx).map(drop),
-            Kind::Connected(tls) => Pin::new(&mut **tls).poll_fill_buf(cx).map(drop),
+            Kind::Accepted(tls) => {
+                calm(tls.get_mut().0);
+                Pin::new(&mut **tls).poll_fill_buf(cx).map(drop)
+            }
+            Kind::Connected(tls) => {
+                calm(tls.get_mut().0);
+                Pin::new(&mut **tls).poll_fill_buf(cx).map(drop)
+            }
         }
+    }
+
+    /// A conversation begins: where a ring drives the stream, bytes are from now on received ahead and sent with the
+    /// worker's turns, until [`Self::poll_readable`] is asked for.
+    pub fn begin_conversation(&mut self) {
+        let socket = match &mut self.0 {
+            Kind::Plain(socket) => Some(socket),
+            Kind::Accepted(tls) => tls.get_mut().0.0.as_mut(),
+            Kind::Connected(tls) => tls.get_mut().0.0.as_mut(),
+        };
+        if let Some(socket) = socket {
+            socket.batch();
+        }
+    }
+
+    /// Ready when all that was written and flushed is with the kernel, or never can be: before that, closing the
+    /// stream may lose it.
+    pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.socket().map_or(Poll::Ready(()), |socket| socket.poll_sent(cx))
     }
 
     /// Waits for [`Self::poll_readable`]. Cancel safe.
@@ -239,6 +267,12 @@ fn first_of(bytes: &[u8], byte: &mut [u8; 1]) -> usize {
     let count = bytes.len().min(1);
     byte[..count].copy_from_slice(&bytes[..count]);
     count
+}
+
+fn calm(slot: &mut Slot) {
+    if let Some(socket) = &mut slot.0 {
+        socket.calm();
+    }
 }
 
 impl Detached {

@@ -30,6 +30,7 @@ mod relay;
 mod replacing;
 mod replication;
 mod restart;
+mod rings;
 mod schema;
 mod service;
 mod shows;

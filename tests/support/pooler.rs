@@ -31,6 +31,9 @@ pub struct Setup {
     within: Vec<String>,
 }
 
+/// The driver that all tests are to run over; without it, the default one.
+const RELAY_DRIVER: &str = "PGWEIR_TEST_RELAY_DRIVER";
+
 /// Users and passwords of every [`Cluster`], and those of the console.
 const USERS: &[(&str, &str)] = &[
     ("app", "app-secret"),
@@ -70,6 +73,10 @@ impl Setup {
             environment: Vec::new(),
             files: Vec::new(),
             within: Vec::new(),
+        };
+        let setup = match std::env::var(RELAY_DRIVER) {
+            Ok(driver) => setup.set("relay_driver", &format!("{driver:?}")),
+            Err(_) => setup,
         };
         setup
             .set("listen_addr", "\"127.0.0.1\"")

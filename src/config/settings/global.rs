@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{AuthType, Compatibility, LogFormat, LogLevel, PoolMode, Secret, SslMode};
+use crate::config::{AuthType, Compatibility, LogFormat, LogLevel, PoolMode, RelayDriver, Secret, SslMode};
 use crate::ids::{DatabaseName, UserName};
 
 use super::settings;
@@ -225,6 +225,8 @@ settings! {
         "Shape of a log line: for people, one JSON object, or PgBouncer's."
     log_level: LogLevel = LOG_LEVEL, Some("info"), Live;
         "The least important messages that are logged."
+    relay_driver: RelayDriver = RELAY_DRIVER, Some("tokio"), Restart;
+        "What moves the bytes: `io_uring`, `tokio` (epoll), or whichever of the two is better where it runs."
     server_connecting_max: usize = COUNT_NOT_0, Some("4"), Live, ini "1";
         "Connections to servers that one pool may be opening at once."
     shutdown_timeout: Duration = SECONDS, Some("0"), Live;

@@ -1,0 +1,618 @@
+//! What a worker's ring knows of each socket: which operations are under way, what has come in, who waits.
+//!
+//! Invariants: a socket's descriptor is closed only when no entry that names it is unsubmitted and no operation on it
+//! is under way. Bytes that were received stay with their socket until they are read. What was taken to be sent is
+//! sent in that order, or the socket has failed. No waker is called, and nothing of a caller's dropped, while the
+//! reactor is borrowed.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::io::ReadBuf;
+
+use super::bell::{Bell, Letter};
+use super::kernel::{Completion, Interest, Kernel, Wait};
+use super::slot::{
+    Input, Life, Operation, Pace, Place, Slot, is_passing, peek_now, read_now, send_now, wait_in,
+};
+use crate::net::socket::LooseSocket;
+
+/// More than this is sent at once, without a copy.
+const COPY_BYTES_MAX: usize = 8 * 1024;
+/// Direct reads of one socket before the others have their turn.
+const READS_MAX: u8 = 4;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Reactor>> = const { RefCell::new(None) };
+}
+
+/// Does something with the calling thread's reactor; `None`: it has none.
+pub(super) fn with<T>(run: impl FnOnce(&mut Reactor) -> T) -> Option<T> {
+    CURRENT.with(|it| it.borrow_mut().as_mut().map(run))
+}
+
+/// Gives the calling thread a reactor, or takes it away.
+pub(super) fn replace(reactor: Option<Reactor>) -> Option<Reactor> {
+    CURRENT.with(|it| it.replace(reactor))
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct News {
+    /// Conversations have gone on.
+    pub(super) traffic: u32,
+    /// It is time to look after what is not on the ring.
+    pub(super) tick: bool,
+}
+
+/// A worker's ring and its sockets.
+pub(super) struct Reactor {
+    kernel: Kernel,
+    pub(super) bell: Arc<Bell>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Sockets with something in the store.
+    queued: Vec<u32>,
+    /// Idle sockets that are not watched yet.
+    unwatched: Vec<u32>,
+    /// Sockets to be closed as soon as that is safe.
+    leaving: Vec<u32>,
+    /// Who is to be woken as soon as the reactor is not borrowed.
+    wakers: Vec<Waker>,
+    /// Who is to be woken after the next submission.
+    later: Vec<Waker>,
+    completions: Vec<Completion>,
+    news: News,
+    submission: u32,
+    tick: u32,
+    ticking: bool,
+}
+
+impl Reactor {
+    /// For the calling thread.
+    ///
+    /// Errors: as [`Kernel::new`].
+    pub(super) fn new() -> io::Result<Self> {
+        let mut kernel = Kernel::new()?;
+        let bell = Bell::new()?;
+        kernel.poll(bell.clapper().as_raw_fd(), Interest::Readable, Operation::Bell.token(0));
+        Ok(Self {
+            kernel,
+            bell,
+            slots: Vec::new(),
+            free: Vec::new(),
+            queued: Vec::new(),
+            unwatched: Vec::new(),
+            leaving: Vec::new(),
+            wakers: Vec::new(),
+            later: Vec::new(),
+            completions: Vec::new(),
+            news: News::default(),
+            submission: 0,
+            tick: 0,
+            ticking: false,
+        })
+    }
+
+    /// A descriptor that turns readable when something is to be done, after [`Self::announce`].
+    ///
+    /// Errors: no descriptor is left.
+    pub(super) fn announcement(&self) -> io::Result<OwnedFd> {
+        self.kernel.announcement().try_clone_to_owned()
+    }
+
+    /// The worker will not look by itself.
+    pub(super) fn announce(&mut self) {
+        self.kernel.announce();
+    }
+
+    /// The worker looks by itself.
+    pub(super) fn hush(&mut self) {
+        self.kernel.hush();
+    }
+
+    // --- a turn ---------------------------------------------------------------------------------------------------
+
+    /// Submits everything, waits if told so, and takes in what has completed.
+    ///
+    /// Errors: the ring is broken.
+    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        match self.kernel.enter(wait) {
+            Ok(()) => {}
+            // What makes room is to take in what has completed.
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        self.take_in();
+        if self.kernel.unsubmitted() == 0 {
+            self.submission = self.submission.wrapping_add(1);
+            self.all_sent();
+            self.wakers.append(&mut self.later);
+            self.close_leaving();
+        }
+        Ok(())
+    }
+
+    /// Who is to be woken, into `out`.
+    pub(super) fn take_wakers(&mut self, out: &mut Vec<Waker>) {
+        out.append(&mut self.wakers);
+    }
+
+    /// Whether somebody waits for the next submission, or is to be woken.
+    pub(super) fn is_urgent(&self) -> bool {
+        !self.later.is_empty() || !self.wakers.is_empty()
+    }
+
+    /// Whether something has happened that nobody has asked for yet.
+    pub(super) fn has_news(&self) -> bool {
+        self.news.traffic > 0 || self.news.tick
+    }
+
+    /// What has happened since this was last asked.
+    pub(super) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Has the ring wake the worker after this time, unless it already does.
+    pub(super) fn start_tick(&mut self, period: Duration) {
+        if !self.ticking {
+            self.ticking = true;
+            self.kernel.tick(period, Operation::Tick.token(0));
+        }
+    }
+
+    /// Begins to watch sockets that have been idle since before the last tick; or all of them.
+    pub(super) fn watch_idle(&mut self, all: bool) {
+        self.read_letters();
+        let tick = self.tick;
+        let mut list = std::mem::take(&mut self.unwatched);
+        list.retain(|&index| {
+            let slot = &mut self.slots[index as usize];
+            let stays = slot.watcher.is_some() && !all && tick.wrapping_sub(slot.watched_since) < 2;
+            if !stays {
+                slot.listed = false;
+                if slot.watcher.is_some() {
+                    self.poll(index, Operation::Readable);
+                }
+            }
+            stays
+        });
+        self.unwatched = list;
+    }
+
+    /// What the store held is with the kernel; what it refused has been copied from there.
+    fn all_sent(&mut self) {
+        for index in self.queued.drain(..) {
+            let slot = &mut self.slots[index as usize];
+            if slot.queued.take().is_some() && slot.unsent.is_empty() {
+                self.wakers.extend(slot.writer.take());
+            }
+        }
+        self.kernel.clear_store();
+    }
+
+    fn take_in(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.kernel.completions(&mut completions);
+        for completion in completions.drain(..) {
+            self.completed(completion);
+        }
+        self.completions = completions;
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        let Some((operation, index)) = Operation::of(completion.token) else { return };
+        match operation {
+            Operation::Bell => {
+                self.news.traffic += 1;
+                self.bell.silence();
+                let clapper = self.bell.clapper().as_raw_fd();
+                self.kernel.poll(clapper, Interest::Readable, Operation::Bell.token(0));
+                return self.read_letters();
+            }
+            Operation::Tick => {
+                (self.ticking, self.news.tick) = (false, true);
+                self.tick = self.tick.wrapping_add(1);
+                return;
+            }
+            Operation::Receive => self.received(index, completion),
+            Operation::Readable => self.turned_readable(index),
+            Operation::Writable => self.turned_writable(index),
+            Operation::Send => self.not_all_sent(index, completion.result),
+        }
+        if self.slots[index as usize].is_leaving() {
+            self.leaving.push(index);
+        }
+    }
+
+    fn received(&mut self, index: u32, completion: Completion) {
+        self.news.traffic += 1;
+        let slot = &mut self.slots[index as usize];
+        slot.under_way &= !(Operation::Receive as u8);
+        let input = match (completion.result, completion.buffer) {
+            (Ok(0), buffer) => {
+                buffer.into_iter().for_each(|it| self.kernel.release(it));
+                Input::End
+            }
+            (Ok(count), Some(buffer)) => {
+                let more = completion.more || count >= super::kernel::BUFFER_BYTES;
+                Input::Held { buffer, range: 0..count, more }
+            }
+            // A receive without a buffer cannot have taken bytes: it had nowhere to put them.
+            (Ok(_), None) => Input::Broken(Errno::IO),
+            (Err(error), buffer) => {
+                buffer.into_iter().for_each(|it| self.kernel.release(it));
+                match error {
+                    // All buffers are in use: without them, then.
+                    Errno::NOBUFS => Input::InSocket,
+                    Errno::CANCELED | Errno::INTR | Errno::AGAIN => Input::Nothing,
+                    error => Input::Broken(error),
+                }
+            }
+        };
+        slot.input = input;
+        self.wakers.extend(slot.reader.take());
+    }
+
+    fn turned_readable(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.under_way &= !(Operation::Readable as u8);
+        if matches!(slot.input, Input::Nothing) && !slot.is_under_way(Operation::Receive) {
+            slot.input = Input::InSocket;
+            self.wakers.extend(slot.reader.take());
+        }
+        self.wakers.extend(slot.watcher.take());
+    }
+
+    fn turned_writable(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.under_way &= !(Operation::Writable as u8);
+        self.send_unsent(index);
+    }
+
+    fn not_all_sent(&mut self, index: u32, result: Result<usize, Errno>) {
+        let slot = &mut self.slots[index as usize];
+        let Some(place) = slot.queued.take() else { return };
+        match result {
+            Err(error) if error != Errno::AGAIN && error != Errno::INTR => slot.failure = Some(error),
+            result => {
+                let left = self.kernel.stored(place.start + result.unwrap_or(0)..place.end);
+                slot.unsent.extend_from_slice(left);
+                self.poll(index, Operation::Writable);
+            }
+        }
+        let slot = &mut self.slots[index as usize];
+        if slot.failure.is_some() {
+            self.wakers.extend(slot.writer.take());
+        }
+    }
+
+    /// Tries again to send what the kernel refused.
+    fn send_unsent(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if slot.unsent.is_empty() {
+            self.wakers.extend(slot.writer.take());
+            return;
+        }
+        let token = Operation::Send.token(index);
+        match self.kernel.send(slot.fd, &[IoSlice::new(&slot.unsent)], token) {
+            Some(place) => {
+                (slot.queued, slot.unsent) = (Some(place), Vec::new());
+                slot.named_in = self.submission;
+                self.queued.push(index);
+            }
+            // The store is full of what others send; it is empty after the next submission.
+            None => self.poll(index, Operation::Writable),
+        }
+    }
+
+    fn read_letters(&mut self) {
+        for letter in self.bell.letters() {
+            match letter {
+                Letter::Forget(index) => self.abandon(index, None),
+                Letter::Watch(index, waker) => {
+                    self.slots[index as usize].watcher = Some(waker);
+                    self.poll(index, Operation::Readable);
+                }
+            }
+        }
+    }
+
+    // --- sockets --------------------------------------------------------------------------------------------------
+
+    /// Takes a socket on; its number is returned.
+    pub(super) fn adopt(&mut self, fd: BorrowedFd<'_>) -> u32 {
+        let slot = Slot {
+            fd: fd.as_raw_fd(),
+            under_way: 0,
+            input: Input::Nothing,
+            reader: None,
+            writer: None,
+            watcher: None,
+            watched_since: 0,
+            listed: false,
+            queued: None,
+            unsent: Vec::new(),
+            failure: None,
+            named_in: self.submission.wrapping_sub(1),
+            reads: 0,
+            reads_in: 0,
+            life: Life::InUse,
+        };
+        match self.free.pop() {
+            Some(index) => {
+                // It may still stand on the list of the unwatched.
+                let listed = self.slots[index as usize].listed;
+                self.slots[index as usize] = Slot { listed, ..slot };
+                index
+            }
+            None => {
+                self.slots.push(slot);
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
+    /// Gives a socket up. `socket` is closed when that is safe; without one, its new owner has it.
+    pub(super) fn abandon(&mut self, index: u32, socket: Option<LooseSocket>) {
+        let slot = &mut self.slots[index as usize];
+        (slot.reader, slot.writer, slot.watcher) = (None, None, None);
+        slot.life = Life::Leaving(socket);
+        if let Input::Held { buffer, .. } = std::mem::replace(&mut slot.input, Input::End) {
+            self.kernel.release(buffer);
+        }
+        for operation in [Operation::Receive, Operation::Readable, Operation::Writable] {
+            if slot.is_under_way(operation) {
+                self.kernel.cancel(operation.token(index));
+            }
+        }
+        self.leaving.push(index);
+        if slot.under_way == 0 && slot.named_in != self.submission {
+            self.close_leaving();
+        }
+    }
+
+    /// Closes the sockets that were given up, where nothing refers to them any more.
+    fn close_leaving(&mut self) {
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.retain(|&index| {
+            let slot = &mut self.slots[index as usize];
+            if let Input::Held { buffer, .. } = std::mem::replace(&mut slot.input, Input::End) {
+                self.kernel.release(buffer);
+            }
+            if slot.is_leaving() && slot.under_way == 0 && slot.named_in != self.submission {
+                slot.life = Life::Free;
+                slot.unsent = Vec::new();
+                self.free.push(index);
+            }
+            slot.is_leaving() && slot.under_way == 0
+        });
+        leaving.append(&mut self.leaving);
+        self.leaving = leaving;
+    }
+
+    /// Begins an operation, unless it is under way.
+    fn poll(&mut self, index: u32, operation: Operation) {
+        let slot = &mut self.slots[index as usize];
+        if slot.is_under_way(operation) || !matches!(slot.life, Life::InUse) {
+            return;
+        }
+        slot.under_way |= operation as u8;
+        slot.named_in = self.submission;
+        match operation {
+            Operation::Receive => self.kernel.receive(slot.fd, operation.token(index)),
+            Operation::Writable => self.kernel.poll(slot.fd, Interest::Writable, operation.token(index)),
+            _ => self.kernel.poll(slot.fd, Interest::Readable, operation.token(index)),
+        }
+    }
+
+    /// Reads what is there into `out`, of which no byte is to be looked at before. `Ok(0)` is the end.
+    pub(super) fn poll_read(
+        &mut self,
+        place: Place<'_>,
+        pace: Pace,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let submission = self.submission;
+        let Place { index, fd } = place;
+        let slot = &mut self.slots[index as usize];
+        slot.watcher = None;
+        match &mut slot.input {
+            Input::Nothing => {}
+            Input::Held { buffer, range, more } => {
+                let count = range.len().min(out.remaining());
+                out.put_slice(self.kernel.received(buffer, range.start..range.start + count));
+                range.start += count;
+                if range.start == range.end {
+                    let next = if *more { Input::InSocket } else { Input::Nothing };
+                    if let Input::Held { buffer, .. } = std::mem::replace(&mut slot.input, next) {
+                        self.kernel.release(buffer);
+                    }
+                }
+                return Poll::Ready(Ok(()));
+            }
+            Input::InSocket => {
+                if slot.reads_in != submission {
+                    (slot.reads_in, slot.reads) = (submission, 0);
+                }
+                if slot.reads >= READS_MAX {
+                    self.later.push(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                slot.reads += 1;
+                match read_now(fd, out) {
+                    Err(Errno::AGAIN) => slot.input = Input::Nothing,
+                    Err(Errno::INTR) => {
+                        self.later.push(cx.waker().clone());
+                        return Poll::Pending;
+                    }
+                    Err(error) => slot.input = Input::Broken(error),
+                    Ok(0) => slot.input = Input::End,
+                    Ok(_) => {
+                        if out.remaining() > 0 {
+                            slot.input = Input::Nothing;
+                        }
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+            Input::End | Input::Broken(_) => {}
+        }
+        match slot.input {
+            Input::End => return Poll::Ready(Ok(())),
+            Input::Broken(error) => return Poll::Ready(Err(error.into())),
+            _ => {}
+        }
+        wait_in(&mut slot.reader, cx);
+        let operation = match pace {
+            Pace::Direct => Operation::Readable,
+            Pace::Batched => Operation::Receive,
+        };
+        self.poll(index, operation);
+        Poll::Pending
+    }
+
+    /// Sends, or takes to be sent with the next submission.
+    pub(super) fn poll_write(
+        &mut self,
+        place: Place<'_>,
+        pace: Pace,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Place { index, fd } = place;
+        if self.slots[index as usize].queued.is_some() {
+            // What was taken before must be with the kernel before more is: else it might be overtaken.
+            self.enter(Wait::No)?;
+        }
+        let slot = &mut self.slots[index as usize];
+        slot.watcher = None;
+        if let Some(failure) = slot.failure {
+            return Poll::Ready(Err(failure.into()));
+        }
+        if !slot.unsent.is_empty() || slot.queued.is_some() {
+            wait_in(&mut slot.writer, cx);
+            return Poll::Pending;
+        }
+        let bytes: usize = slices.iter().map(|it| it.len()).sum();
+        if pace == Pace::Batched
+            && bytes <= COPY_BYTES_MAX
+            && let Some(place) = self.kernel.send(slot.fd, slices, Operation::Send.token(index))
+        {
+            slot.queued = Some(place);
+            slot.named_in = self.submission;
+            self.queued.push(index);
+            return Poll::Ready(Ok(bytes));
+        }
+        match send_now(fd, slices) {
+            Ok(count) => Poll::Ready(Ok(count)),
+            Err(Errno::AGAIN) => {
+                wait_in(&mut slot.writer, cx);
+                self.poll(index, Operation::Writable);
+                Poll::Pending
+            }
+            Err(Errno::INTR) => {
+                self.later.push(cx.waker().clone());
+                Poll::Pending
+            }
+            Err(error) => {
+                slot.failure = Some(error);
+                Poll::Ready(Err(error.into()))
+            }
+        }
+    }
+
+    /// Ready when all that was taken to be sent is with the kernel, or can't be sent.
+    pub(super) fn poll_sent(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<()> {
+        if self.slots[index as usize].queued.is_some() && self.enter(Wait::No).is_err() {
+            return Poll::Ready(());
+        }
+        let slot = &mut self.slots[index as usize];
+        if slot.failure.is_some() || (slot.unsent.is_empty() && slot.queued.is_none()) {
+            return Poll::Ready(());
+        }
+        wait_in(&mut slot.writer, cx);
+        Poll::Pending
+    }
+
+    /// Ready with the bytes seen, of which 0 means the end; they stay where they are.
+    pub(super) fn poll_peek(
+        &mut self,
+        place: Place<'_>,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Place { index, fd } = place;
+        let slot = &mut self.slots[index as usize];
+        match &slot.input {
+            Input::Held { buffer, range, .. } => {
+                let count = range.len().min(out.len());
+                out[..count].copy_from_slice(self.kernel.received(buffer, range.start..range.start + count));
+                return Poll::Ready(Ok(count));
+            }
+            Input::End => return Poll::Ready(Ok(0)),
+            Input::Broken(error) => return Poll::Ready(Err((*error).into())),
+            Input::Nothing | Input::InSocket => {}
+        }
+        match peek_now(fd, out) {
+            Err(Errno::AGAIN | Errno::INTR) => {
+                slot.input = Input::Nothing;
+                wait_in(&mut slot.reader, cx);
+                self.poll(index, Operation::Readable);
+                Poll::Pending
+            }
+            seen => Poll::Ready(seen.map_err(io::Error::from)),
+        }
+    }
+
+    /// Takes back what was begun on a socket that changes its pace or its thread. `true`: something is to be read.
+    ///
+    /// Errors: what was taken to be sent has not been, or the ring is broken: the socket is of no use.
+    pub(super) fn calm(&mut self, place: Place<'_>) -> io::Result<bool> {
+        let Place { index, fd } = place;
+        if self.slots[index as usize].queued.is_some() {
+            self.enter(Wait::No)?;
+        }
+        if self.slots[index as usize].is_under_way(Operation::Receive) {
+            // Only what was submitted can be taken back.
+            self.enter(Wait::No)?;
+            if self.slots[index as usize].is_under_way(Operation::Receive) {
+                // Where it is not found it has completed.
+                let _ = self.kernel.cancel_now(Operation::Receive.token(index));
+                self.enter(Wait::No)?;
+            }
+        }
+        let slot = &mut self.slots[index as usize];
+        let is_quiet = slot.queued.is_none() && slot.unsent.is_empty() && slot.failure.is_none();
+        if !is_quiet || slot.is_under_way(Operation::Receive) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        slot.reader = None;
+        if matches!(slot.input, Input::InSocket) && matches!(peek_now(fd, &mut [0]), Err(Errno::AGAIN)) {
+            slot.input = Input::Nothing;
+        }
+        Ok(!matches!(slot.input, Input::Nothing))
+    }
+
+    /// Whether bytes that were received wait in a buffer.
+    pub(super) fn holds(&self, place: Place<'_>) -> bool {
+        matches!(self.slots[place.index as usize].input, Input::Held { .. })
+    }
+
+    /// Has an idle socket watched, soon: one that is used again at once need not be.
+    pub(super) fn watch(&mut self, index: u32, cx: &mut Context<'_>) {
+        let slot = &mut self.slots[index as usize];
+        wait_in(&mut slot.watcher, cx);
+        slot.watched_since = self.tick;
+        if !slot.listed && !slot.is_under_way(Operation::Readable) {
+            slot.listed = true;
+            self.unwatched.push(index);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What a ring does with sockets.
+
+use std::future::poll_fn;
+use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::runtime::{Builder, Runtime};
+
+use super::kernel::BUFFER_BYTES;
+use super::{Ring, RingSocket};
+use crate::net::socket::LooseSocket;
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Runs `test` on a ring.
+fn on_ring(test: impl Future<Output = ()> + 'static) {
+    let (done, ended) = mpsc::channel();
+    let main = async move {
+        let test = tokio::task::spawn_local(test);
+        tokio::time::timeout(Duration::from_secs(20), test)
+            .await
+            .expect("it ends")
+            .expect("it does not panic");
+        done.send(()).unwrap();
+    };
+    Ring::new().expect("this kernel has rings").block_on(&runtime(), main).unwrap();
+    ended.try_recv().expect("the test has come to its end");
+}
+
+/// A socket of the ring's, and its other end, which blocks.
+fn pair() -> (RingSocket, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    (RingSocket::new(LooseSocket::Unix(ours)).unwrap(), theirs)
+}
+
+/// One whose conversation has begun.
+fn batched() -> (RingSocket, UnixStream) {
+    let (mut ours, theirs) = pair();
+    ours.batch();
+    (ours, theirs)
+}
+
+/// Has the socket wait for bytes.
+fn begin_to_read(socket: &mut RingSocket) {
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(socket).poll_read(&mut cx, &mut ReadBuf::new(&mut [0])).is_pending());
+}
+
+async fn sent(socket: &RingSocket) {
+    poll_fn(|cx| socket.poll_sent(cx)).await;
+}
+
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect()
+}
+
+#[test]
+fn bytes_come_and_go_in_both_paces() {
+    for begin in [pair, batched] {
+        on_ring(async move {
+            let (mut ours, mut theirs) = begin();
+            for round in 0..300_u32 {
+                theirs.write_all(&round.to_ne_bytes()).unwrap();
+                assert_eq!(ours.read_u32_le().await.unwrap(), round);
+                ours.write_all(&round.to_ne_bytes()).await.unwrap();
+                sent(&ours).await;
+                let mut answer = [0; 4];
+                theirs.read_exact(&mut answer).unwrap();
+                assert_eq!(answer, round.to_ne_bytes());
+            }
+        });
+    }
+}
+
+#[test]
+fn what_is_larger_than_a_buffer_arrives_whole_and_in_order() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        let all = pattern(3_000_000);
+        let expected = all.clone();
+        let writer = std::thread::spawn(move || {
+            for piece in all.chunks(BUFFER_BYTES + 17) {
+                theirs.write_all(piece).unwrap();
+            }
+        });
+        let mut received = Vec::new();
+        ours.read_to_end(&mut received).await.unwrap();
+        writer.join().unwrap();
+        assert!(received == expected);
+    });
+}
+
+#[test]
+fn more_sockets_than_buffers_lose_nothing() {
+    on_ring(async {
+        let mut pairs: Vec<_> = (0..400).map(|_| batched()).collect();
+        // All of them wait first, so that the kernel has 400 receives and fewer buffers.
+        for (ours, _) in &mut pairs {
+            begin_to_read(ours);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        for (index, (_, theirs)) in pairs.iter_mut().enumerate() {
+            theirs.write_all(&pattern(index + 1)).unwrap();
+        }
+        for (index, (ours, _)) in pairs.iter_mut().enumerate() {
+            let mut received = vec![0; index + 1];
+            ours.read_exact(&mut received).await.unwrap();
+            assert_eq!(received, pattern(index + 1));
+        }
+    });
+}
+
+#[test]
+fn a_full_socket_takes_the_rest_later_and_in_order() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        let all = pattern(2_000_000);
+        let expected = all.clone();
+        let reader = std::thread::spawn(move || {
+            let mut received = Vec::new();
+            std::thread::sleep(Duration::from_millis(20));
+            theirs.read_to_end(&mut received).unwrap();
+            received
+        });
+        // Sizes on both sides of what is copied, so that both ways of sending follow each other.
+        let (mut rest, mut size) = (&all[..], 1);
+        while !rest.is_empty() {
+            let piece = &rest[..size.min(rest.len())];
+            ours.write_all(piece).await.unwrap();
+            rest = &rest[piece.len()..];
+            size = size * 5 % 20_011 + 1;
+        }
+        sent(&ours).await;
+        drop(ours);
+        assert!(reader.join().unwrap() == expected);
+    });
+}
+
+#[test]
+fn what_was_written_is_sent_before_a_dropped_socket_closes() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        ours.write_all(b"goodbye").await.unwrap();
+        drop(ours);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).unwrap();
+            all
+        });
+        assert_eq!(read.await.unwrap(), b"goodbye");
+    });
+}
+
+#[test]
+fn a_socket_dropped_while_it_waits_is_closed_and_its_number_takes_no_bytes_of_the_next() {
+    on_ring(async {
+        for round in 0..200_u8 {
+            let (mut ours, mut theirs) = batched();
+            let mut byte = [0];
+            // The receive is queued, not submitted; the next socket is likely to have the same descriptor.
+            begin_to_read(&mut ours);
+            if round % 2 == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(ours);
+            let (mut next, mut other) = batched();
+            other.write_all(&[round]).unwrap();
+            assert_eq!(next.read_u8().await.unwrap(), round);
+            let ended = tokio::task::spawn_blocking(move || theirs.read(&mut byte).unwrap());
+            assert_eq!(ended.await.unwrap(), 0, "the other side hears that it is closed");
+        }
+    });
+}
+
+#[test]
+fn an_idle_socket_is_watched_from_any_thread_and_takes_its_bytes_along() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        // A receive is under way when the conversation ends.
+        begin_to_read(&mut ours);
+        tokio::task::yield_now().await;
+        assert!(ours.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending());
+        let elsewhere = std::thread::spawn(move || {
+            let runtime = runtime();
+            runtime.block_on(async {
+                let begun = poll_fn(|cx| Poll::Ready(ours.poll_readable(cx))).await;
+                assert!(begun.is_pending());
+                theirs.write_all(b"news").unwrap();
+                poll_fn(|cx| ours.poll_readable(cx)).await;
+                let mut socket = ours.detach().unwrap().attach().unwrap();
+                let mut bytes = [0; 4];
+                socket.read_exact(&mut bytes).await.unwrap();
+                bytes
+            })
+        });
+        let told = tokio::task::spawn_blocking(move || elsewhere.join().unwrap()).await.unwrap();
+        assert_eq!(&told, b"news");
+    });
+}
+
+#[test]
+fn bytes_that_came_before_a_conversation_ended_are_there_for_the_next_reader() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        begin_to_read(&mut ours);
+        tokio::task::yield_now().await;
+        theirs.write_all(b"late").unwrap();
+        assert!(ours.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready());
+        let mut bytes = [0; 4];
+        ours.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"late");
+        assert!(ours.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending());
+    });
+}
+
+#[test]
+fn the_end_and_a_broken_connection_show_on_both_sides() {
+    on_ring(async {
+        let (mut ours, theirs) = batched();
+        drop(theirs);
+        assert_eq!(ours.read(&mut [0; 8]).await.unwrap(), 0);
+        assert_eq!(ours.read(&mut [0; 8]).await.unwrap(), 0);
+        ours.write_all(b"into the void").await.unwrap();
+        sent(&ours).await;
+        let refused =
+            poll_fn(|cx| Pin::new(&mut ours).poll_write_vectored(cx, &[IoSlice::new(b"again")])).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
+fn a_half_closed_connection_still_takes_an_answer() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        theirs.write_all(b"question").unwrap();
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut question = String::new();
+        ours.read_to_string(&mut question).await.unwrap();
+        assert_eq!(question, "question");
+        ours.write_all(b"answer").await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut answer = String::new();
+        theirs.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "answer");
+    });
+}
+
+#[test]
+fn timers_and_other_threads_are_heard_while_there_is_traffic() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let echo = std::thread::spawn(move || {
+            let mut byte = [0];
+            while theirs.read(&mut byte).unwrap() == 1 {
+                theirs.write_all(&byte).unwrap();
+                said.send(()).unwrap();
+            }
+        });
+        let timer = tokio::task::spawn_local(tokio::time::sleep(Duration::from_millis(30)));
+        let mut rounds = 0_u32;
+        while !timer.is_finished() {
+            ours.write_all(b"x").await.unwrap();
+            ours.read_u8().await.unwrap();
+            heard.recv().await.unwrap();
+            rounds += 1;
+        }
+        assert!(rounds > 10, "{rounds}");
+        drop(ours);
+        tokio::task::spawn_blocking(move || echo.join().unwrap()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_peek_leaves_the_bytes_where_they_are() {
+    on_ring(async {
+        let (mut ours, mut theirs) = pair();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            theirs.write_all(b"abc").unwrap();
+            theirs
+        });
+        let mut first = [0];
+        assert_eq!(poll_fn(|cx| ours.poll_peek(cx, &mut first)).await.unwrap(), 1);
+        let mut all = [0; 3];
+        ours.read_exact(&mut all).await.unwrap();
+        assert_eq!((&first, &all), (b"a", b"abc"));
+        drop(late.join().unwrap());
+    });
+}

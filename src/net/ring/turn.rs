@@ -1,0 +1,167 @@
+//! The turns of a worker: everything that is ready runs, then the ring is entered once, for all of it.
+//!
+//! The worker's tasks live in a tokio `LocalSet`, as without a ring, and timers, look-ups and connects are tokio's. What
+//! differs is where the thread waits. While there is traffic it waits in the ring, and one system call submits all
+//! that a turn has produced and brings what has come in meanwhile; tokio's own reactor is looked after each
+//! [`TICK`]. When a tick has passed without traffic, it waits in tokio's reactor, and the ring announces by a descriptor
+//! there that it has something.
+//!
+//! Waiting in tokio's reactor always, with the ring's descriptor in it, costs a second system call each turn. Having
+//! its hook for parking threads enter the ring does, too: tokio looks at its reactor afterwards all the same.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
+use tokio::task::LocalSet;
+
+use super::bell::{Bell, Sleep};
+use super::kernel::Wait;
+use super::reactor::{self, Reactor};
+
+/// How long what is not on the ring may have to wait while there is traffic: connects, look-ups and timers.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Runs `main`, and all it spawns with `spawn_local`, on the calling thread and its ring.
+///
+/// Errors: the ring broke; everything was dropped.
+pub(super) fn block_on(
+    reactor: Reactor,
+    runtime: &Runtime,
+    main: impl Future<Output = ()> + 'static,
+) -> io::Result<()> {
+    let ring = reactor.announcement()?;
+    let bell = Arc::clone(&reactor.bell);
+    let before = reactor::replace(Some(reactor));
+    debug_assert!(before.is_none(), "a thread has one ring");
+    let result = runtime.block_on(async {
+        let ring = watched(ring)?;
+        let tasks = LocalSet::new();
+        let main = tasks.spawn_local(main);
+        let waker = Waker::from(Arc::clone(&bell));
+        let mut turns = Turns { bell, waker, ring, tasks, main, wakers: Vec::new(), waits: Waits::InTokio };
+        let result = pin!(std::future::poll_fn(|cx| turns.poll(cx))).await;
+        // While there is still a ring to give their sockets to.
+        drop(turns);
+        result
+    });
+    drop(reactor::replace(None));
+    result
+}
+
+#[expect(deprecated, reason = "its successor is unsafe; the descriptor is owned here, so it stays open")]
+fn watched(ring: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(ring, Interest::READABLE)
+}
+
+/// Where the worker waits when nothing is to be done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    InRing,
+    InTokio,
+}
+
+struct Turns {
+    bell: Arc<Bell>,
+    waker: Waker,
+    ring: AsyncFd<OwnedFd>,
+    tasks: LocalSet,
+    main: tokio::task::JoinHandle<()>,
+    wakers: Vec<Waker>,
+    waits: Waits,
+}
+
+impl Turns {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.bell.awake();
+        if self.waits == Waits::InTokio {
+            reactor::with(Reactor::hush);
+            // Only an entry runs what has come in.
+            enter(Wait::No)?;
+        }
+        let mut traffic = 0;
+        loop {
+            while self.run() {
+                enter(Wait::No)?;
+            }
+            if self.main.is_finished() {
+                return Poll::Ready(Ok(()));
+            }
+            let news = reactor::with(Reactor::take_news).unwrap_or_default();
+            traffic += news.traffic;
+            if traffic > 0 {
+                self.waits = Waits::InRing;
+            }
+            if news.tick {
+                if traffic == 0 {
+                    self.waits = Waits::InTokio;
+                }
+                reactor::with(|it| it.watch_idle(self.waits == Waits::InTokio));
+                // To be polled again as soon as tokio has looked after the rest.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.waits {
+                Waits::InRing => self.wait_in_ring()?,
+                Waits::InTokio => {
+                    if self.begin_to_wait_in_tokio(cx)? {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Wakes who is to be woken, and lets some tasks run. `true`: there are more.
+    fn run(&mut self) -> bool {
+        reactor::with(|it| it.take_wakers(&mut self.wakers));
+        self.wakers.drain(..).for_each(Waker::wake);
+        if self.bell.take() {
+            // It never ends by itself as long as `main` runs; that is asked for after each turn.
+            let _ = Pin::new(&mut self.tasks).poll(&mut Context::from_waker(&self.waker));
+        }
+        self.bell.is_rung() || reactor::with(|it| it.is_urgent()).unwrap_or(false)
+    }
+
+    fn wait_in_ring(&mut self) -> io::Result<()> {
+        reactor::with(|it| it.start_tick(TICK));
+        if self.bell.fall_asleep(Sleep::InRing) {
+            let entered = enter(Wait::ForOne);
+            self.bell.awake();
+            entered?;
+        }
+        Ok(())
+    }
+
+    /// `false`: there is something to be done first.
+    fn begin_to_wait_in_tokio(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        reactor::with(|it| {
+            it.watch_idle(true);
+            it.announce();
+        });
+        // What was deferred before is not announced.
+        enter(Wait::No)?;
+        if let Poll::Ready(ready) = self.ring.poll_read_ready(cx) {
+            ready?.clear_ready();
+            return Ok(false);
+        }
+        let has_news = reactor::with(|it| it.is_urgent() || it.has_news()).unwrap_or(false);
+        self.bell.park(cx.waker());
+        let waits = !has_news && self.bell.fall_asleep(Sleep::InTokio);
+        if !waits {
+            reactor::with(Reactor::hush);
+        }
+        Ok(waits)
+    }
+}
+
+fn enter(wait: Wait) -> io::Result<()> {
+    reactor::with(|it| it.enter(wait)).unwrap_or(Ok(()))
+}
