@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use self::transfer::{Flush, receive, send};
+use self::transfer::{Flush, receive, send, skip};
 use super::alarm::Alarm;
 use super::patience::{self, Limit, Situation};
 use super::worker::Worker;
@@ -412,8 +412,13 @@ impl Driver {
     }
 
     fn read_client(&mut self, cx: &mut Context<'_>, pace: Pace, drained: &mut Drained) -> bool {
+        match self.relay.closing() {
+            None => {}
+            Some(Closing::Terminated) => return self.hear_end(cx),
+            Some(Closing::Told(_)) => return false,
+        }
         let Some(client) = &mut self.client else { return false };
-        if self.relay.closing().is_some() || !self.relay.to_server().has_space() {
+        if !self.relay.to_server().has_space() {
             return false;
         }
         let Some(most) = pace.most(|| self.relay.client_lacks()) else { return false };
@@ -433,6 +438,17 @@ impl Driver {
             }
         }
         self.event(|relay, turn| relay.on_client_bytes(turn));
+        true
+    }
+
+    /// Whoever has said Terminate has nothing more to say, but need not stay for what it is still owed.
+    fn hear_end(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(client) = &mut self.client else { return false };
+        match skip(client, cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(1..)) => {}
+            Poll::Ready(_) => self.part(),
+        }
         true
     }
 
@@ -575,7 +591,7 @@ impl Driver {
         }
         self.claim.leave();
         let vanished = self.ended.as_deref() == Some(&Ended::Vanished);
-        if vanished && self.relay.is_busy() && !self.relay.is_streaming() {
+        if (vanished || self.relay.owes_client()) && self.relay.is_busy() && !self.relay.is_streaming() {
             self.cancel_what_runs();
         }
         self.give_up = Some(Instant::now() + COME_TO_REST);

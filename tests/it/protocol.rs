@@ -317,6 +317,36 @@ fn terminate_in_a_transaction_rolls_it_back() {
 }
 
 #[test]
+fn terminate_amid_something_unfinished_holds_up_no_server() {
+    let cluster = Cluster::shared();
+    let table = cluster.unique("unfinished");
+    cluster.connect("app", "app").query(&format!("CREATE TABLE {table} (n int)"));
+    let pooler = Setup::of(cluster).set("default_pool_size", "1").start();
+    let copy = query(&format!("COPY {table} FROM STDIN"));
+    let batch = [parse("", "SELECT 1", &[]), bind("", "", &[]), execute("", 0)].concat();
+    for (name, begun) in [("COPY", copy), ("batch without Sync", batch)] {
+        let mut client = pooler.app();
+        // The client keeps its socket open: only what it said tells that it is done.
+        client.send(&[begun, terminate()].concat());
+        assert_eq!(pooler.app().value("SELECT 'free'"), "free", "{name}");
+        client.rest();
+    }
+}
+
+#[test]
+fn a_client_that_leaves_with_terminate_amid_a_query_has_it_cancelled() {
+    let cluster = Cluster::shared();
+    let pooler = Setup::of(cluster).set("default_pool_size", "1").start();
+    let mut client = pooler.app();
+    let pid = client.value("SELECT pg_backend_pid()");
+    client.send(&[query("SELECT pg_sleep(600)"), terminate()].concat());
+    let sleeping = format!("pid = {pid} AND state = 'active' AND query LIKE '%pg_sleep%'");
+    eventually("the query runs", || cluster.connections(&sleeping) == 1);
+    client.vanish();
+    assert_eq!(pooler.app().value("SELECT pg_backend_pid()"), pid);
+}
+
+#[test]
 fn a_client_over_the_unix_socket_is_served_alike() {
     let pooler = trusted();
     let mut client = Raw::dial_unix(pooler.directory(), pooler.port);

@@ -41,6 +41,13 @@ pub(super) fn receive(
     }
 }
 
+/// Receives what nobody wants. `Ok(0)` is the end.
+pub(super) fn skip(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut ignored = [0; 64];
+    let mut buffer = ReadBuf::new(&mut ignored);
+    Pin::new(stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+}
+
 /// Sends what a pipe has ready, so many bytes at most, as far as the socket takes it.
 pub(super) fn send(
     stream: &mut Stream,

@@ -52,12 +52,14 @@ impl Relay {
         }
     }
 
-    /// Takes the next step to bring the server of a client that is gone to rest.
+    /// Takes the next step to bring the server of a client that is gone to rest. One that has said Terminate will
+    /// not end what it began either, but it is still answered.
     pub(super) fn finish_leaving(&mut self, turn: &mut Turn<'_>) {
-        if self.presence == Presence::Here {
+        let is_gone = self.presence != Presence::Here;
+        if !is_gone && !matches!(self.closing.as_deref(), Some(Closing::Terminated)) {
             return;
         }
-        if self.phase == Phase::Healing {
+        if is_gone && self.phase == Phase::Healing {
             self.phase = Phase::Open;
         }
         let Some(server) = &mut self.server else { return };
