@@ -1,5 +1,6 @@
 //! A private PostgreSQL cluster: made from a template in a fraction of a second, gone with the test.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -171,16 +172,23 @@ impl Cluster {
         self.execute(&sql).parse().expect("a count")
     }
 
-    /// Open TCP connections to it that nobody has begun to close, as the kernel counts them.
-    pub fn sockets(&self) -> u64 {
+    /// The kernel's numbers (inodes) of a process's established connections to it.
+    pub fn sockets(&self, process: u32) -> HashSet<String> {
         const ESTABLISHED: &str = "01";
         let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp is readable");
         let here = format!("0100007F:{:04X}", self.port);
-        let is_ours = |line: &&str| {
-            let mut fields = line.split_whitespace().skip(2);
-            fields.next() == Some(&here) && fields.next() == Some(ESTABLISHED)
+        let inode = |line: &str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let is_ours = fields.get(2) == Some(&&*here) && fields.get(3) == Some(&ESTABLISHED);
+            is_ours.then(|| fields.get(9).map(|it| (*it).to_owned()))?
         };
-        u64::try_from(table.lines().filter(is_ours).count()).expect("a count")
+        let established: HashSet<_> = table.lines().filter_map(inode).collect();
+        // Others may knock at a port that they believe to be nobody's.
+        let open = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().filter_map(|it| {
+            let link = fs::read_link(it.ok()?.path()).ok()?;
+            Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        });
+        open.filter(|it| established.contains(it)).collect()
     }
 
     /// A connection straight to it.
