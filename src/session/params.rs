@@ -92,7 +92,7 @@ impl Values {
 
 /// The sets that clients have at present, so that those with the same settings hold the same one.
 ///
-/// It keeps nothing alive, and at most twice as many places as there are sets, or [`SHARED_MIN`].
+/// It keeps nothing alive, and at most twice as many places as there are sets, or `SHARED_MIN`.
 #[derive(Debug, Default)]
 pub struct SharedValues {
     sets: HashMap<u64, Weak<Values>>,
