@@ -1,7 +1,7 @@
 # `make run` and `make test` are all that is needed; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test drivers fmt lint doc unit it stack soak bench
+.PHONY: help run test drivers fmt lint doc unit it stack rings soak bench
 
 help: ## Lists these
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -33,6 +33,9 @@ it: ## Tests against real PostgreSQL clusters
 
 stack: ## Tests of the compose file, its scripts and servers
 	cargo test --test stack
+
+rings: ## What moves bytes, over io_uring: docs/performance.md says what is known to fail
+	PGWEIR_TEST_RELAY_DRIVER=io_uring cargo test --test it -- relay:: pools:: prepared:: protocol:: differential:: cancel:: timeouts:: suspend:: tls:: rings::
 
 soak: ## The simulation with new seeds; SOAK_SECONDS=3600 for an hour (default ten minutes)
 	@scripts/soak.sh

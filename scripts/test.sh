@@ -52,9 +52,6 @@ check "formatting" cargo fmt --check
 check "lints" cargo clippy --locked --all-targets -- -D warnings
 check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 cargo_tests "tests"
-# What moves bytes, over the other driver too.
-PGWEIR_TEST_RELAY_DRIVER=io_uring cargo_tests "tests over io_uring" --test it -- \
-    relay:: pools:: prepared:: protocol:: differential:: cancel:: timeouts:: suspend:: tls:: rings::
 if cargo deny --version >/dev/null 2>&1; then
     check "dependencies" cargo deny --offline --log-level error check bans licenses sources
 else

@@ -226,7 +226,7 @@ settings! {
     log_level: LogLevel = LOG_LEVEL, Some("info"), Live;
         "The least important messages that are logged."
     relay_driver: RelayDriver = RELAY_DRIVER, Some("tokio"), Restart;
-        "What moves the bytes: `io_uring`, `tokio` (epoll), or whichever of the two is better where it runs."
+        "What moves the bytes: `tokio` (epoll), `io_uring` (on trial, not for production yet), or `io_uring` where it may be used."
     server_connecting_max: usize = COUNT_NOT_0, Some("4"), Live, ini "1";
         "Connections to servers that one pool may be opening at once."
     shutdown_timeout: Duration = SECONDS, Some("0"), Live;
