@@ -79,7 +79,7 @@ fn addresses_of_a_name_take_turns_and_are_looked_up_once() {
 fn servers_at_an_address_that_is_gone_are_closed_when_they_are_free() {
     let dns = NameServer::start();
     dns.put(NAME, &["127.0.0.1"], 3600);
-    let pooler = setup(&dns).set("dns_max_ttl", "\"10ms\"").start();
+    let pooler = setup(&dns).set("dns_max_ttl", "\"1us\"").start();
     let (mut holder, mut other) = (pooler.app(), pooler.app());
     holder.query("BEGIN");
     assert_eq!(place_of(&mut holder), "127.0.0.1");
