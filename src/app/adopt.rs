@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::opener::{Errand, Openings};
 use super::process::Process;
-use super::session::rules_of;
+use super::session::{self, Conversation};
 use super::workers::{Load, Workers};
 use crate::auth::{Credentials, Keys, Stored};
 use crate::client::drive::{Driver, Parts};
@@ -25,8 +25,8 @@ use crate::pool::Claim;
 use crate::server::Handed;
 use crate::server::handed::unpack_key;
 use crate::session::portable::{Common, LAYOUT, Unpacker, Unreadable};
-use crate::session::relay::{Relay, Unpacked};
-use crate::stats::{ClientConnected, ClientLogin, Replication, client_event};
+use crate::session::relay::{Relay, Rules, Unpacked};
+use crate::stats::{ClientLogin, Replication, client_event};
 use crate::wire::CancelKey;
 
 /// Why the rows cannot be used.
@@ -202,7 +202,7 @@ impl Reader<'_> {
         from.finish()?;
         let mut from = Unpacker::new(&relay, &mut self.common, self.now);
         let config = self.process.config.load();
-        let rules = rules_of(&config.settings, config.pool_settings(&pool).mode);
+        let rules = Rules::of(&config.settings, config.pool_settings(&pool).mode);
         let unpacked = Relay::unpack(rules, &mut from)?;
         from.finish()?;
         self.remember_credentials(&row, &pool);
@@ -267,22 +267,12 @@ pub fn take_in(process: &Process, worker: WorkerId, server: AdoptedServer) {
     }
 }
 
-/// Goes on with a client, on this worker, to its end. Not cancel safe: dropping it closes the connection.
-pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, id: ClientId, _load: Load) {
+/// Goes on with a client, on this worker; its conversation, in a task of its own, keeps no memory of this. Not cancel
+/// safe: dropping it closes the connection.
+pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, id: ClientId, load: Load) {
     let participant = process.pools.suspension().join().await;
     let Adopted { socket, login, key, unpacked: Unpacked { relay, input }, server } = adopted;
-    let taken = socket.attach().and_then(|stream| {
-        let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-        Ok((stream, peer, local))
-    });
-    let (client, peer, local) = match taken {
-        Ok(taken) => taken,
-        Err(error) => return tracing::debug!("cannot take a client over: {error}"),
-    };
-    let port = process.config.load().settings.listen_port;
-    let connected =
-        ClientConnected { id, worker: worker.id, peer: peer.on_roster(port), local: local.on_roster(port) };
-    let roster_seat = process.roster.client(connected, Instant::now());
+    let Some((client, roster_seat)) = session::receive(&process, worker.id, socket, id) else { return };
     let entry = Arc::clone(roster_seat.entry());
     // It is here already: limits are for those who come.
     let Some(mut seat) = process.census.seat(Limit::None) else { return };
@@ -291,8 +281,7 @@ pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, 
     let pool = process.pools.enter(&login.pool);
     entry.claims(login.pool.database.clone(), login.user.clone());
     entry.logged_in(login);
-    let name = relay.parameters().reported.value("application_name").map(Arc::from);
-    entry.set_application_name(name);
+    entry.set_application_name(relay.parameters().reported.text("application_name"));
     let claim = Claim::new(Arc::clone(&entry));
     let ticket = key.and_then(|key| process.cancels.adopt(key, claim.caller()));
     let lease = match server {
@@ -313,6 +302,5 @@ pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, 
     };
     let input = input.as_slice().into();
     let parts = Parts { client, input, claim, participant, pool: Arc::clone(&pool), lease, relay };
-    Driver::new(worker, parts).run().await;
-    drop((seat, ticket, roster_seat));
+    Conversation::new(Driver::new(worker, parts), seat, ticket, pool).go_on(roster_seat, load);
 }

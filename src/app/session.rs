@@ -20,9 +20,9 @@ use crate::client::patience::{self, Situation};
 use crate::client::refusal::Refusal;
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
 use crate::client::{Seat, Worker};
-use crate::config::{ClientSettings, Config, PoolMode, Settings};
-use crate::ids::{ClientId, DatabaseName, PoolKey};
-use crate::net::Detached;
+use crate::config::{ClientSettings, Config};
+use crate::ids::{ClientId, DatabaseName, PoolKey, WorkerId};
+use crate::net::{Detached, Stream};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, Participant, PoolClient};
 use crate::server::{ReplicationStart, ServerConn};
 use crate::session::params::{Parameters, Values};
@@ -54,18 +54,7 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     let Accepted { stream, id, load } = accepted;
     // While all is suspended nobody comes in.
     let participant = process.pools.suspension().join().await;
-    let taken = stream.attach().and_then(|stream| {
-        let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-        Ok((stream, peer, local))
-    });
-    let (stream, peer, local) = match taken {
-        Ok(taken) => taken,
-        Err(error) => return tracing::debug!("cannot take a client over: {error}"),
-    };
-    let port = process.config.load().settings.listen_port;
-    let connected =
-        ClientConnected { id, worker: worker.id, peer: peer.on_roster(port), local: local.on_roster(port) };
-    let seat = process.roster.client(connected, Instant::now());
+    let Some((stream, seat)) = receive(&process, worker.id, stream, id) else { return };
     let entry = Arc::clone(seat.entry());
     let span = client_span(id, &entry.connected.peer);
     let lobby = process.lobby(&entry);
@@ -93,7 +82,7 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
                         unless_suspended(&process, &entry, Box::pin(begin(&process, worker, newcomer, &key)))
                             .await;
                     if let Some(conversation) = begun.flatten() {
-                        tokio::task::spawn_local(Session { conversation, _seat: seat, _load: load }.run());
+                        conversation.go_on(seat, load);
                     }
                 }
             }
@@ -101,6 +90,24 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
         // It has been told and the log has it.
         Err(_) => {}
     }
+}
+
+/// Brings a client's connection to this worker, and enters it on the roster. `None`: it broke meanwhile.
+pub fn receive(
+    process: &Process,
+    worker: WorkerId,
+    socket: Detached,
+    id: ClientId,
+) -> Option<(Stream, ClientSeat)> {
+    let taken = socket.attach().and_then(|stream| {
+        let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+        Ok((stream, peer, local))
+    });
+    let (stream, peer, local) =
+        taken.inspect_err(|error| tracing::debug!("cannot take a client over: {error}")).ok()?;
+    let port = process.config.load().settings.listen_port;
+    let connected = ClientConnected { id, worker, peer: peer.on_roster(port), local: local.on_roster(port) };
+    Some((stream, process.roster.client(connected, Instant::now())))
 }
 
 /// Waits for a step of a login, or for the end of the patience of SUSPEND with such steps. Not cancel safe.
@@ -263,11 +270,23 @@ async fn console(
 }
 
 /// A client's conversation, and its places in the limits and among the cancel keys.
-struct Conversation {
+pub struct Conversation {
     driver: Driver,
     _seat: Seat,
-    _ticket: cancel::Registration,
+    _ticket: Option<cancel::Registration>,
     _pool: PoolClient,
+}
+
+impl Conversation {
+    /// A conversation that is about to begin. Without a `ticket` no cancel request reaches it.
+    pub fn new(driver: Driver, seat: Seat, ticket: Option<cancel::Registration>, pool: PoolClient) -> Self {
+        Self { driver, _seat: seat, _ticket: ticket, _pool: pool }
+    }
+
+    /// Goes on in a task of its own on this worker, to its end.
+    pub fn go_on(self, seat: ClientSeat, load: Load) {
+        tokio::task::spawn_local(Session { conversation: self, _seat: seat, _load: load }.run());
+    }
 }
 
 /// All that a client that has logged in costs its worker, for as long as it stays.
@@ -329,10 +348,10 @@ async fn begin(
     };
     entry.set_application_name(parameters.reported.text("application_name"));
     let Ok(ticket) = process.cancels.mint(client.minor, claim.caller()) else { return None };
-    let rules = rules(process, &pool);
     let told: Vec<(String, String)> =
         parameters.reported.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let config = process.config.load_full();
+    let rules = Rules::of(&config.settings, pool.mode());
     let greeting = Welcome {
         parameters: &told,
         key: ticket.key(),
@@ -359,7 +378,7 @@ async fn begin(
             if let Some(lease) = lease {
                 driver = driver.with_server(lease);
             }
-            Some(Conversation { driver, _seat: seat, _ticket: ticket, _pool: pool })
+            Some(Conversation::new(driver, seat, Some(ticket), pool))
         }
     }
 }
@@ -422,20 +441,6 @@ fn announce(worker: &Worker, entry: &ClientEntry, client: &LoggedIn, pool: &Pool
         replication: client.replication.as_ref().map_or(Replication::None, |it| it.kind),
         tls: client.tls.as_ref().map(|it| worker.shared.borrow_mut().tls(&it.to_string())),
     });
-}
-
-fn rules(process: &Process, pool: &PoolClient) -> Rules {
-    rules_of(&process.config.load().settings, pool.settings().mode)
-}
-
-/// What messages mean under these settings.
-pub fn rules_of(settings: &Settings, mode: PoolMode) -> Rules {
-    Rules {
-        mode,
-        prepared_max: settings.max_prepared_statements,
-        simple_queries: !settings.disable_pqexec,
-        compatibility: settings.compatibility,
-    }
 }
 
 /// What the pool's servers report, for the client's first ParameterStatus messages. Where none has ever been opened,

@@ -505,13 +505,7 @@ impl Driver {
     }
 
     fn rules(&self) -> Rules {
-        let config = self.worker.config.load();
-        Rules {
-            mode: self.mode(),
-            prepared_max: config.settings.max_prepared_statements,
-            simple_queries: !config.settings.disable_pqexec,
-            compatibility: config.settings.compatibility,
-        }
+        Rules::of(&self.worker.config.load().settings, self.mode())
     }
 
     fn refused(&mut self, refusal: &Refusal) {

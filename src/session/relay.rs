@@ -18,7 +18,7 @@ use super::pipe::{Pipe, Spare};
 use super::residue::STATEMENT_SCAN_BYTES_MAX;
 use super::server::{CopyIn, Server};
 use super::verdict::{CloseReason, Verdict};
-use crate::config::{Compatibility, PoolMode};
+use crate::config::{Compatibility, PoolMode, Settings};
 use crate::prepared::{Names, Registry};
 use crate::stats::Cell;
 use crate::wire::{Report, SqlState, TxStatus, encode};
@@ -48,6 +48,16 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// What messages mean under these settings, where servers go back in this way.
+    pub fn of(settings: &Settings, mode: PoolMode) -> Self {
+        Self {
+            mode,
+            prepared_max: settings.max_prepared_statements,
+            simple_queries: !settings.disable_pqexec,
+            compatibility: settings.compatibility,
+        }
+    }
+
     /// Whether a client's statement names mean anything here. Without `max_prepared_statements`, in PgBouncer's way,
     /// those it has from before do not.
     fn knows_names(&self) -> bool {

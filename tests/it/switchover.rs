@@ -28,14 +28,20 @@ fn setup(cluster: &Cluster) -> Setup {
     Setup::of(cluster).set("server_login_retry", RETRY)
 }
 
-#[test]
-fn a_client_waits_while_the_server_is_away() {
-    let mut cluster = Cluster::private(&[]);
-    let pooler = setup(&cluster).start();
+/// A client whose server was idle when the cluster went away.
+fn bereaved_client(pooler: &Pooler, cluster: &mut Cluster) -> Raw {
     let mut client = pooler.app();
     assert_eq!(client.value("SELECT 1"), "1");
     cluster.stop();
     eventually("the loss is noticed", || pooler.pool("app", "app", "sv_idle") == 0);
+    client
+}
+
+#[test]
+fn a_client_waits_while_the_server_is_away() {
+    let mut cluster = Cluster::private(&[]);
+    let pooler = setup(&cluster).start();
+    let mut client = bereaved_client(&pooler, &mut cluster);
     client.send(&query("SELECT 'after'"));
     assert!(client.is_silent_for(Duration::from_secs(1)));
     cluster.start();
@@ -46,10 +52,7 @@ fn a_client_waits_while_the_server_is_away() {
 fn a_client_that_comes_while_the_server_is_away_waits_too() {
     let mut cluster = Cluster::private(&[]);
     let pooler = setup(&cluster).start();
-    let mut client = pooler.app();
-    assert_eq!(client.value("SELECT 1"), "1");
-    cluster.stop();
-    eventually("the loss is noticed", || pooler.pool("app", "app", "sv_idle") == 0);
+    let _client = bereaved_client(&pooler, &mut cluster);
     let mut late = pooler.app();
     late.send(&query("SELECT 'late'"));
     assert!(late.is_silent_for(Duration::from_millis(500)));
@@ -61,10 +64,7 @@ fn a_client_that_comes_while_the_server_is_away_waits_too() {
 fn without_switchover_timeout_clients_fail_fast() {
     let mut cluster = Cluster::private(&[]);
     let pooler = setup(&cluster).set("switchover_timeout", "0").start();
-    let mut client = pooler.app();
-    assert_eq!(client.value("SELECT 1"), "1");
-    cluster.stop();
-    eventually("the loss is noticed", || pooler.pool("app", "app", "sv_idle") == 0);
+    let mut client = bereaved_client(&pooler, &mut cluster);
     let mut first = pooler.app();
     first.send(&query("SELECT 1"));
     eventually("the attempt has failed", || pooler.log().contains("connect failed"));
