@@ -45,6 +45,8 @@ pub struct Rules {
     pub simple_queries: bool,
     /// Where PostgreSQL's ways and PgBouncer's differ.
     pub compatibility: Compatibility,
+    /// `server_reset_query_always`.
+    pub cleans_always: bool,
 }
 
 impl Rules {
@@ -55,7 +57,13 @@ impl Rules {
             prepared_max: settings.max_prepared_statements,
             simple_queries: !settings.disable_pqexec,
             compatibility: settings.compatibility,
+            cleans_always: settings.server_reset_query_always,
         }
+    }
+
+    /// Whether a server is cleaned after each client, and not only after one that has left something behind.
+    pub fn clean_always(&self) -> bool {
+        self.cleans_always || self.mode == PoolMode::Session
     }
 
     /// Whether a client's statement names mean anything here. Without `max_prepared_statements`, in PgBouncer's way,
@@ -223,6 +231,11 @@ impl Relay {
     pub fn with_start(mut self, start: Arc<Values>) -> Self {
         self.start = start;
         self
+    }
+
+    /// What messages have meant since the last loan began.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Bytes from the client go in here, and from here to the server.

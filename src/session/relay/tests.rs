@@ -22,6 +22,7 @@ const TRANSACTION: Rules = Rules {
     mode: PoolMode::Transaction,
     prepared_max: 200,
     simple_queries: true,
+    cleans_always: false,
     compatibility: Compatibility::Postgres,
 };
 

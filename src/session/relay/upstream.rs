@@ -201,7 +201,8 @@ impl Relay {
             self.violated(report, turn);
             return Handled::Decided;
         }
-        if let Err(handled) = self.judge_text(header, |body| body, turn) {
+        // The terminating zero would look like the beginning of a second statement.
+        if let Err(handled) = self.judge_text(header, |body| body.strip_suffix(b"\0").unwrap_or(body), turn) {
             return handled;
         }
         // `exec_simple_query` in src/backend/tcop/postgres.c drops the unnamed statement.
