@@ -95,6 +95,13 @@ fn process(recorder: &PrometheusRecorder, view: &View) {
         &[],
         unix(view.roster.started()),
     );
+    gauge(
+        recorder,
+        "pgweir_workers_at_work",
+        "Worker threads that share the clients at present.",
+        &[],
+        f64::from(view.workers_at_work),
+    );
     for certificate in &view.certificates {
         gauge(
             recorder,

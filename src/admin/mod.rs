@@ -221,6 +221,8 @@ pub trait Source: Send + Sync {
     fn sockets(self: Arc<Self>, audience: Audience) -> mpsc::Receiver<SocketRow>;
     /// The TLS certificates in use.
     fn certificates(&self) -> Vec<Certificate>;
+    /// How many workers share the clients.
+    fn workers_at_work(&self) -> u32;
 }
 
 /// The console's side of the process: one, shared by all console sessions and by HTTP.
@@ -301,6 +303,7 @@ struct View {
     names: Names,
     activity: Activity,
     certificates: Vec<Certificate>,
+    workers_at_work: u32,
     now: Instant,
 }
 
@@ -318,6 +321,7 @@ impl View {
             names: admin.source.names(),
             activity: admin.source.activity(),
             certificates: admin.source.certificates(),
+            workers_at_work: admin.source.workers_at_work(),
             now: Instant::now(),
         }
     }

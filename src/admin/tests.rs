@@ -64,6 +64,10 @@ impl Source for Process {
         self.not_ready.lock().clone().map_or(Ok(()), Err)
     }
 
+    fn workers_at_work(&self) -> u32 {
+        1
+    }
+
     fn certificates(&self) -> Vec<Certificate> {
         let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
         vec![Certificate { setting: "client_tls_cert_file", expires }]

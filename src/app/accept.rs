@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::DRAIN_LOOK_PERIOD;
 use super::process::{Phase, Process};
-use super::workers::Workers;
+use super::workers::Arriving;
 use crate::net::listen::{Listener, Place};
 use crate::net::{Detached, TcpOptions};
 use crate::stats::Disconnect;
@@ -23,7 +23,7 @@ const ACCEPTED_MAX: usize = 64;
 
 /// Serves until the process has ended. TCP listeners close as soon as it begins to end; unix sockets stay open for
 /// the console, as PgBouncer's.
-pub async fn until_ended(process: &Arc<Process>, workers: &Workers, listeners: Vec<Listener>) {
+pub async fn until_ended(process: &Arc<Process>, listeners: Vec<Listener>) {
     let (arrivals, mut arrived) = tokio::sync::mpsc::channel(ACCEPTED_MAX);
     let mut tasks = JoinSet::new();
     for listener in listeners {
@@ -44,7 +44,7 @@ pub async fn until_ended(process: &Arc<Process>, workers: &Workers, listeners: V
     drop(arrivals);
     loop {
         tokio::select! {
-            Some(stream) = arrived.recv() => workers.hand(process, stream),
+            Some(stream) = arrived.recv() => process.hall.enter(process, Arriving::New(stream)),
             () = ended(process) => break,
         }
     }

@@ -13,9 +13,10 @@ use zeroize::Zeroizing;
 use super::opener::{Errand, Openings};
 use super::process::Process;
 use super::session::{self, Conversation};
-use super::workers::{Load, Workers};
+use super::workers::Arriving;
 use crate::auth::{Credentials, Keys, Stored};
 use crate::client::drive::{Driver, Parts};
+use crate::client::staffing::Place;
 use crate::client::{Limit, Worker, stored_credentials};
 use crate::handover::{Column, Row, Task};
 use crate::ids::{ClientId, PoolKey, WorkerId};
@@ -247,12 +248,12 @@ impl Adoption {
     }
 
     /// Brings everything to the workers.
-    pub fn distribute(self, process: &Process, workers: &Workers, openings: &Openings) {
+    pub fn distribute(self, process: &Process, openings: &Openings) {
         for server in self.idle {
             openings.send(None, Errand::Adopt(Box::new(server)));
         }
         for client in self.clients {
-            workers.go_on(process, client);
+            process.hall.enter(process, Arriving::Adopted(Box::new(client)));
         }
     }
 }
@@ -269,7 +270,7 @@ pub fn take_in(process: &Process, worker: WorkerId, server: AdoptedServer) {
 
 /// Goes on with a client, on this worker; its conversation, in a task of its own, keeps no memory of this. Not cancel
 /// safe: dropping it closes the connection.
-pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, id: ClientId, load: Load) {
+pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, id: ClientId, place: Place) {
     let participant = process.pools.suspension().join().await;
     let Adopted { socket, login, key, unpacked: Unpacked { relay, input }, server } = adopted;
     let Some((client, roster_seat)) = session::receive(&process, worker.id, socket, id) else { return };
@@ -301,6 +302,6 @@ pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, 
         }
     };
     let input = input.as_slice().into();
-    let parts = Parts { client, input, claim, participant, pool: Arc::clone(&pool), lease, relay };
-    Conversation::new(Driver::new(worker, parts), seat, ticket, pool).go_on(roster_seat, load);
+    let parts = Parts { client, input, place, claim, participant, pool: Arc::clone(&pool), lease, relay };
+    Conversation::new(Driver::new(worker, parts), seat, ticket, pool).go_on(process, roster_seat);
 }

@@ -18,6 +18,7 @@ use crate::net::{Moved, Shared, TcpOptions, Tls};
 mod accept;
 mod adopt;
 mod daemon;
+mod foreman;
 mod handing;
 mod log;
 mod memory;
@@ -145,7 +146,7 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
     let admin = process.admin();
     let threads =
         Workers::start(&process, &admin, &openings).map_err(|it| Failure::of("cannot start workers", it))?;
-    adoption.distribute(&process, &threads, &openings);
+    adoption.distribute(&process, &openings);
     let serving =
         Serving { process: Arc::clone(&process), admin, reloader, threads: &threads, daemon: options.daemon };
     let result = LocalSet::new().block_on(&runtime, serving.run(doors, signals, control));
@@ -246,6 +247,8 @@ impl Serving<'_> {
             control.orders,
         ));
         tokio::task::spawn_local(signals.run(Arc::clone(process), Arc::clone(&self.reloader)));
+        let (staffing, threads) = (Arc::clone(&process.staffing), self.threads.ids().to_vec());
+        tokio::task::spawn_local(async move { foreman::watch(&staffing, &threads).await });
         tokio::task::spawn_local(tend(Arc::clone(process), Arc::clone(&self.admin)));
         tokio::task::spawn_local(follow_names(Arc::clone(process), control.moves));
         tracing::info!("process up: {}, {} workers", admin::VERSION, process.workers);
@@ -253,7 +256,7 @@ impl Serving<'_> {
         if self.daemon {
             daemon::report_ready().map_err(|it| Failure::of("cannot leave the terminal", it))?;
         }
-        accept::until_ended(process, self.threads, listeners).await;
+        accept::until_ended(process, listeners).await;
         if process.exports.has_given() {
             handing::take_leave(process).await;
         }

@@ -11,11 +11,12 @@ use tokio::sync::{mpsc, watch};
 
 use super::opener::{Openings, Origins};
 use super::orders::resume_suspended;
+use super::workers::Hall;
 use crate::admin::{Admin, Request};
 use crate::auth::{KeyCache, ProcessSecret};
 use crate::cancel;
 use crate::client::secrets::SecretMemory;
-use crate::client::{Census, Exports};
+use crate::client::{Census, Exports, Staffing};
 use crate::config::Config;
 use crate::handover::Notifier;
 use crate::ids::IdSequence;
@@ -82,6 +83,10 @@ pub struct Process {
     pub notifier: Notifier,
     /// How many workers there are.
     pub workers: usize,
+    /// How many of them are at work.
+    pub staffing: Arc<Staffing>,
+    /// The ways of clients to them.
+    pub hall: Hall,
     /// Sessions of the console.
     pub consoles: Consoles,
 }
@@ -137,6 +142,8 @@ impl Process {
         let options = TcpOptions::of(&config.settings);
         let peer = config.settings.peer();
         let (names, moves) = Names::new(&config.settings)?;
+        let staffing = Arc::new(Staffing::new(workers));
+        staffing.keep(config.settings.workers_min);
         let config = Arc::new(ArcSwap::from_pointee(config));
         let peers = cancel::Peers::new(Arc::clone(&config));
         let tls = Arc::new(ArcSwap::from_pointee(tls));
@@ -180,6 +187,8 @@ impl Process {
             doors: Mutex::default(),
             notifier: Notifier::from_env(),
             workers,
+            staffing,
+            hall: Hall::default(),
             consoles: Consoles::default(),
         });
         Ok((process, Control { orders: received, moves }))

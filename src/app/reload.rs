@@ -98,6 +98,7 @@ impl Reloader {
         dialer.set_options(TcpOptions::of(&new.settings));
         dialer.names().set_times(NameTimes::of(&new.settings));
         process.cancels.set_peer(new.settings.peer());
+        process.staffing.keep(new.settings.workers_min);
         let old = process.config.swap(Arc::new(new));
         process.peers.reload(&old);
         process.secrets.clear();

@@ -10,15 +10,16 @@ use tracing::Instrument as _;
 
 use super::orders::resume_suspended;
 use super::process::{Consoles, Process};
-use super::workers::Load;
+use super::workers::Arriving;
 use crate::admin::{self, Access, Admin, console_pool};
 use crate::cancel;
 use crate::client::End;
-use crate::client::drive::{Driver, Parts};
+use crate::client::drive::{Departed, Driver, Outcome, Parts};
 use crate::client::login::{Admitted, ConsoleRole, Destination, House, Lobby, LoggedIn, Welcome, Welcomed};
 use crate::client::patience::{self, Situation};
 use crate::client::refusal::Refusal;
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
+use crate::client::staffing::Place;
 use crate::client::{Seat, Worker};
 use crate::config::{ClientSettings, Config};
 use crate::ids::{ClientId, DatabaseName, PoolKey, WorkerId};
@@ -44,14 +45,14 @@ pub struct Accepted {
     pub stream: Detached,
     /// Its number, in the order in which clients were accepted.
     pub id: ClientId,
-    /// Counts it as one of its worker's clients.
-    pub load: Load,
+    /// Its place in the order of arrival.
+    pub place: Place,
 }
 
 /// Serves a connection to the end of its login; a conversation with a pool goes on in a task of its own, which keeps
 /// no memory of the login. Not cancel safe: dropping it closes the connection.
 pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { stream, id, load } = accepted;
+    let Accepted { stream, id, place } = accepted;
     // While all is suspended nobody comes in.
     let participant = process.pools.suspension().join().await;
     let Some((stream, seat)) = receive(&process, worker.id, stream, id) else { return };
@@ -77,12 +78,13 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
                     Box::pin(console(&process, &admin, entry, *client, role)).await;
                 }
                 Destination::Pool(key) => {
-                    let newcomer = Newcomer { entry: Arc::clone(&entry), participant, client: *client };
+                    let newcomer =
+                        Newcomer { entry: Arc::clone(&entry), place, participant, client: *client };
                     let begun =
                         unless_suspended(&process, &entry, Box::pin(begin(&process, worker, newcomer, &key)))
                             .await;
                     if let Some(conversation) = begun.flatten() {
-                        conversation.go_on(seat, load);
+                        conversation.go_on(process, seat);
                     }
                 }
             }
@@ -132,7 +134,7 @@ async fn carry_cancel(process: &Process, request: &ClientEntry, key: &CancelKey)
     let means = cancel::Means {
         connector: &process.connector,
         roster: &process.roster,
-        worker: request.connected.worker,
+        worker: request.worker(),
         limit: config.settings.cancel_wait_timeout,
     };
     let served = process.cancels.serve(key, &process.peers, request, means).await;
@@ -247,7 +249,7 @@ async fn console(
     let Ok(ticket) = process.cancels.mint_for_console(minor, &cancel) else { return };
     let _present = Consoles::enter(process);
     let session = admin::Session {
-        worker: entry.connected.worker,
+        worker: entry.worker(),
         access: match role {
             ConsoleRole::Admin => Access::Admin,
             ConsoleRole::Viewer => Access::Stats,
@@ -272,28 +274,28 @@ async fn console(
 /// A client's conversation, and its places in the limits and among the cancel keys.
 pub struct Conversation {
     driver: Driver,
-    _seat: Seat,
-    _ticket: Option<cancel::Registration>,
-    _pool: PoolClient,
+    seat: Seat,
+    ticket: Option<cancel::Registration>,
+    pool: PoolClient,
 }
 
 impl Conversation {
     /// A conversation that is about to begin. Without a `ticket` no cancel request reaches it.
     pub fn new(driver: Driver, seat: Seat, ticket: Option<cancel::Registration>, pool: PoolClient) -> Self {
-        Self { driver, _seat: seat, _ticket: ticket, _pool: pool }
+        Self { driver, seat, ticket, pool }
     }
 
     /// Goes on in a task of its own on this worker, to its end.
-    pub fn go_on(self, seat: ClientSeat, load: Load) {
-        tokio::task::spawn_local(Session { conversation: self, _seat: seat, _load: load }.run());
+    pub fn go_on(self, process: Arc<Process>, seat: ClientSeat) {
+        tokio::task::spawn_local(Session { process, conversation: self, seat }.run());
     }
 }
 
 /// All that a client that has logged in costs its worker, for as long as it stays.
 struct Session {
+    process: Arc<Process>,
     conversation: Conversation,
-    _seat: ClientSeat,
-    _load: Load,
+    seat: ClientSeat,
 }
 
 impl Session {
@@ -305,7 +307,57 @@ impl Session {
         async move {
             // The whole of it is taken along, not the driver alone: its seats go when it ends.
             let session = &mut self;
-            session.conversation.driver.run().await;
+            if session.conversation.driver.run().await == Outcome::Moves {
+                self.depart();
+            }
+        }
+    }
+
+    /// Goes to another worker.
+    fn depart(self) {
+        let Self { process, conversation: Conversation { driver, seat, ticket, pool }, seat: roster_seat } =
+            self;
+        match driver.depart() {
+            Ok(driver) => {
+                let moved = Moved { process: Arc::clone(&process), driver, seat, ticket, pool, roster_seat };
+                process.hall.enter(&process, Arriving::Moved(Box::new(moved)));
+            }
+            Err(error) => tracing::warn!("cannot take a client to another worker: {error}"),
+        }
+    }
+}
+
+/// A session between two workers.
+pub struct Moved {
+    process: Arc<Process>,
+    driver: Departed,
+    seat: Seat,
+    ticket: Option<cancel::Registration>,
+    pool: PoolClient,
+    roster_seat: ClientSeat,
+}
+
+impl Moved {
+    /// The client's number.
+    pub fn id(&self) -> ClientId {
+        self.roster_seat.entry().id()
+    }
+
+    /// Its place in the order of arrival.
+    pub fn place(&self) -> Place {
+        self.driver.place()
+    }
+
+    /// Goes on here.
+    pub fn arrive(self, worker: Rc<Worker>) {
+        let Self { process, driver, seat, ticket, pool, roster_seat } = self;
+        let (id, home) = (roster_seat.entry().id(), worker.id);
+        match driver.arrive(worker) {
+            Ok(driver) => {
+                tracing::debug!(side = "C", id = id.0, "goes on on worker {home}");
+                Conversation { driver, seat, ticket, pool }.go_on(process, roster_seat);
+            }
+            Err(error) => tracing::warn!("cannot take a client to this worker: {error}"),
         }
     }
 }
@@ -313,6 +365,7 @@ impl Session {
 /// A client that has logged in.
 struct Newcomer {
     entry: Arc<ClientEntry>,
+    place: Place,
     participant: Participant,
     client: LoggedIn,
 }
@@ -324,7 +377,7 @@ async fn begin(
     newcomer: Newcomer,
     key: &PoolKey,
 ) -> Option<Conversation> {
-    let Newcomer { entry, participant, mut client } = newcomer;
+    let Newcomer { entry, place, participant, mut client } = newcomer;
     process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
     // Its password was good: one that waits for the first server is listed as waiting, as in PgBouncer.
@@ -368,6 +421,7 @@ async fn begin(
             let parts = Parts {
                 client: stream,
                 input,
+                place,
                 claim,
                 participant,
                 pool: Arc::clone(&pool),

@@ -62,6 +62,10 @@ impl Source for Process {
         handing::sockets(self, audience)
     }
 
+    fn workers_at_work(&self) -> u32 {
+        self.staffing.at_work()
+    }
+
     fn certificates(&self) -> Vec<Certificate> {
         let expires = self.tls.load().clients.certificate_expires();
         expires.map(|expires| Certificate { setting: "client_tls_cert_file", expires }).into_iter().collect()

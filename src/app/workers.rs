@@ -1,15 +1,17 @@
 //! The worker threads: one runtime each, on which its clients live and its servers are driven.
+//!
+//! A client lives on the worker that [`Staffing`] calls its home, and moves there when that changes.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use rustix::thread::{Pid, gettid};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::adopt::{self, Adopted};
 use super::opener::{self, Errand};
 use super::process::Process;
-use super::session;
+use super::session::{self, Moved};
 use crate::admin::Admin;
 use crate::client::Worker;
+use crate::client::staffing::Place;
 use crate::config::RelayDriver;
 use crate::ids::{ClientId, WorkerId};
 use crate::net::Detached;
@@ -32,8 +35,8 @@ pub struct Arrival {
     pub what: Arriving,
     /// Its number, in the order in which clients were accepted.
     pub id: ClientId,
-    /// Counts it as one of its worker's clients.
-    pub load: Load,
+    /// Its place in the order of arrival.
+    pub place: Place,
 }
 
 /// Where a client comes from.
@@ -42,35 +45,38 @@ pub enum Arriving {
     New(Detached),
     /// It is one of the process before.
     Adopted(Box<Adopted>),
-}
-
-/// One of a worker's clients, while it lives.
-pub struct Load(Arc<AtomicUsize>);
-
-impl Load {
-    fn on(clients: &Arc<AtomicUsize>) -> Self {
-        clients.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(clients))
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// It lived on another worker so far.
+    Moved(Box<Moved>),
 }
 
 /// The workers as the control thread sees them.
 pub struct Workers {
-    intakes: Vec<Intake>,
     threads: Vec<JoinHandle<()>>,
+    ids: Vec<Pid>,
     stop: CancellationToken,
 }
 
-/// One worker's door.
-struct Intake {
-    arrivals: mpsc::UnboundedSender<Arrival>,
-    clients: Arc<AtomicUsize>,
+/// The ways of clients to all workers.
+#[derive(Default)]
+pub struct Hall(OnceLock<Vec<mpsc::UnboundedSender<Arrival>>>);
+
+impl Hall {
+    /// Brings a client to its home.
+    pub fn enter(&self, process: &Process, what: Arriving) {
+        let place = match &what {
+            Arriving::New(_) | Arriving::Adopted(_) => process.staffing.arrive(),
+            Arriving::Moved(moved) => moved.place(),
+        };
+        let id = match &what {
+            Arriving::New(_) | Arriving::Adopted(_) => process.ids.client(),
+            Arriving::Moved(moved) => moved.id(),
+        };
+        let home = usize::from(process.staffing.home(place).0);
+        if let Some(worker) = self.0.get().and_then(|workers| workers.get(home)) {
+            // Where the worker has ended the connection comes back and is closed.
+            let _ = worker.send(Arrival { what, id, place });
+        }
+    }
 }
 
 /// A worker's queues. Both are bounded by others: arrivals by the file descriptors there are, errands by the limits of
@@ -90,7 +96,8 @@ impl Workers {
         openings: &super::opener::Openings,
     ) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let (mut intakes, mut errands, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut intakes, mut errands, mut threads, mut ids) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let driver = driver(process.config.load().settings.relay_driver)?;
         for number in 0..process.workers {
             let id = WorkerId(u16::try_from(number).unwrap_or(u16::MAX));
@@ -101,36 +108,24 @@ impl Workers {
             let (ready, started) = std::sync::mpsc::channel();
             let body = move || drive(driver, &ready, run(process, admin, id, inbox, stop));
             threads.push(std::thread::Builder::new().name(format!("worker {number}")).spawn(body)?);
-            started.recv().map_err(|_| io::Error::other("a worker has ended at once"))??;
-            intakes.push(Intake { arrivals: arrival, clients: Arc::default() });
+            ids.push(started.recv().map_err(|_| io::Error::other("a worker has ended at once"))??);
+            intakes.push(arrival);
             errands.push(errand);
         }
         openings.start(errands);
-        Ok(Self { intakes, threads, stop })
+        // It is set once: a process starts its workers once.
+        let _ = process.hall.0.set(intakes);
+        Ok(Self { threads, ids, stop })
     }
 
-    /// Hands a client to the worker with the fewest.
-    pub fn hand(&self, process: &Process, stream: Detached) {
-        self.place(process, Arriving::New(stream));
-    }
-
-    /// The same with one of the process before.
-    pub fn go_on(&self, process: &Process, adopted: Adopted) {
-        self.place(process, Arriving::Adopted(Box::new(adopted)));
-    }
-
-    fn place(&self, process: &Process, what: Arriving) {
-        let load = |it: &&Intake| it.clients.load(Ordering::Relaxed);
-        let Some(intake) = self.intakes.iter().min_by_key(load) else { return };
-        let arrival = Arrival { what, id: process.ids.client(), load: Load::on(&intake.clients) };
-        // Where the worker has ended the connection comes back and is closed.
-        let _ = intake.arrivals.send(arrival);
+    /// Their threads, in their order.
+    pub fn ids(&self) -> &[Pid] {
+        &self.ids
     }
 
     /// Ends all of them, and with them what they still have.
     pub fn stop(self) {
         self.stop.cancel();
-        drop(self.intakes);
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a worker has panicked");
@@ -166,7 +161,7 @@ fn driver(wanted: RelayDriver) -> io::Result<Driver> {
 }
 
 /// Runs a worker on the calling thread. Whether it can begin is told to `ready`.
-fn drive(driver: Driver, ready: &Sender<io::Result<()>>, worker: impl Future<Output = ()> + 'static) {
+fn drive(driver: Driver, ready: &Sender<io::Result<Pid>>, worker: impl Future<Output = ()> + 'static) {
     let ring = match driver {
         Driver::Tokio => None,
         Driver::Rings => Ring::new()
@@ -177,13 +172,13 @@ fn drive(driver: Driver, ready: &Sender<io::Result<()>>, worker: impl Future<Out
     let result = match ring {
         None => {
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map(|runtime| {
-                let _ = ready.send(Ok(()));
+                let _ = ready.send(Ok(gettid()));
                 // Its tasks are scheduled without a `LocalSet` between.
                 runtime.block_on(worker);
             })
         }
         Some(ring) => Builder::new_current_thread().enable_all().build().map(|runtime| {
-            let _ = ready.send(Ok(()));
+            let _ = ready.send(Ok(gettid()));
             if let Err(error) = ring.block_on(&runtime, worker) {
                 tracing::error!("a worker has lost its ring: {error}");
             }
@@ -211,6 +206,7 @@ async fn run(
         roster: Arc::clone(&process.roster),
         config: Arc::clone(&process.config),
         connector: Arc::clone(&process.connector),
+        staffing: Arc::clone(&process.staffing),
         exports: Arc::clone(&process.exports),
     });
     loop {
@@ -218,17 +214,18 @@ async fn run(
             () = stop.cancelled() => break,
             Some(arrival) = inbox.arrivals.recv() => {
                 let (process, admin, worker) = (Arc::clone(&process), Arc::clone(&admin), Rc::clone(&worker));
-                let Arrival { what, id, load } = arrival;
+                let Arrival { what, id, place } = arrival;
                 match what {
                     Arriving::New(stream) => {
-                        let newcomer = session::Accepted { stream, id, load };
+                        let newcomer = session::Accepted { stream, id, place };
                         let conversation = session::serve(process, admin, worker, newcomer);
                         tokio::task::spawn_local(conversation);
                     }
                     Arriving::Adopted(adopted) => {
-                        let conversation = adopt::go_on(process, worker, *adopted, id, load);
+                        let conversation = adopt::go_on(process, worker, *adopted, id, place);
                         tokio::task::spawn_local(conversation);
                     }
+                    Arriving::Moved(moved) => moved.arrive(worker),
                 }
             }
             Some(errand) = inbox.errands.recv() => {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use self::transfer::{Flush, receive, send, skip};
 use super::alarm::Alarm;
 use super::patience::{self, Limit, Situation};
+use super::staffing::Place;
 use super::worker::Worker;
 use crate::cancel;
 use crate::config::{ClientSettings, Compatibility, PoolMode};
@@ -28,8 +29,11 @@ use crate::session::verdict::{CloseReason, Verdict};
 use crate::stats::{Disconnect, Replication, client_event};
 use crate::wire::Report;
 
+mod moving;
 mod showing;
 mod transfer;
+
+pub use moving::Departed;
 
 /// How long a client that was told to go may take to read what it was told.
 const LINGER: Duration = Duration::from_secs(5);
@@ -45,6 +49,15 @@ pub enum Ended {
     Vanished,
     /// The client was told this and sent away.
     SentAway(Report),
+}
+
+/// How a conversation leaves its task.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// It has ended, and the server on loan, if any, is at rest.
+    Ended(Ended),
+    /// It belongs on another worker: [`Driver::depart`].
+    Moves,
 }
 
 impl fmt::Display for Ended {
@@ -88,6 +101,9 @@ pub struct Driver {
     participant: Participant,
     lease: Option<Lease<Busy>>,
     relay: Relay,
+    place: Place,
+    /// How many workers were at work when this one was found to be its home.
+    at_work: u32,
     limits: Rc<ClientSettings>,
     compatibility: Compatibility,
     alarm: Alarm,
@@ -123,6 +139,8 @@ pub struct Parts {
     pub client: Stream,
     /// What the client sent before the conversation began.
     pub input: bytes::BytesMut,
+    /// Its place in the order of arrival, which decides its worker.
+    pub place: Place,
     /// Its handle on the pools.
     pub claim: Claim<ServerConn>,
     /// Its part in SUSPEND.
@@ -138,7 +156,7 @@ pub struct Parts {
 impl Driver {
     /// A conversation that is about to begin.
     pub fn new(worker: Rc<Worker>, parts: Parts) -> Self {
-        let Parts { mut client, input, claim, participant, pool, lease, mut relay } = parts;
+        let Parts { mut client, input, place, claim, participant, pool, mut lease, mut relay } = parts;
         let config = worker.config.load();
         let (limits, replication) = match claim.caller().entry().login() {
             Some(login) => (config.client_settings(&login.pool.database, &login.user), login.replication),
@@ -155,6 +173,9 @@ impl Driver {
             Shown { query_since: None, prepared: 0, reported: Arc::clone(&relay.parameters().reported) };
         relay.from_client().fill_from(&input, &mut worker.spare.borrow_mut());
         client.begin_conversation();
+        if let Some(lease) = &mut lease {
+            lease.stream.begin_conversation();
+        }
         Self {
             worker,
             pool,
@@ -163,6 +184,8 @@ impl Driver {
             participant,
             lease,
             relay,
+            place,
+            at_work: 0,
             limits,
             compatibility,
             alarm: Alarm::default(),
@@ -196,21 +219,23 @@ impl Driver {
         }
     }
 
-    /// Drives the conversation to its end, and the server on loan, if any, to rest. To be called once. Not cancel
-    /// safe: dropping the driver closes both connections.
-    pub async fn run(&mut self) -> Ended {
+    /// Drives the conversation to its end, and the server on loan, if any, to rest; or to where it moves. To be called
+    /// once. Not cancel safe: dropping the driver closes both connections.
+    pub async fn run(&mut self) -> Outcome {
         self.worker.now.set(Instant::now());
         self.event(|relay, turn| relay.on_client_bytes(turn));
-        poll_fn(|cx| self.poll(cx)).await;
-        self.ended.take().map_or(Ended::Vanished, |it| *it)
+        poll_fn(|cx| self.poll(cx)).await
     }
 
     /// The one place where a conversation waits.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let mut drained = Drained::default();
-        loop {
-            let now = Instant::now();
-            self.worker.now.set(now);
+        for round in 0.. {
+            if round != 1 {
+                // The second round seldom does more than hear that nothing else is there.
+                self.worker.now.set(Instant::now());
+            }
+            let now = self.worker.now.get();
             let mut progress = self.take_orders(cx);
             let pace = self.pace();
             self.show_who_asks(pace);
@@ -227,12 +252,13 @@ impl Driver {
             progress |= self.write_client(cx);
             progress |= pace == Pace::Free && self.mind_limits(cx);
             if self.is_over(cx) {
-                return Poll::Ready(());
+                return Poll::Ready(Outcome::Ended(self.ended.take().map_or(Ended::Vanished, |it| *it)));
             }
             if !progress {
-                return Poll::Pending;
+                break;
             }
         }
+        if self.is_to_move() { Poll::Ready(Outcome::Moves) } else { Poll::Pending }
     }
 
     /// Lets the relay handle an event, then does what it asks.
@@ -325,9 +351,8 @@ impl Driver {
         }
         lease.session = Some(session);
         self.server_flush = Flush::Done;
-        let always = self.worker.config.load().settings.server_reset_query_always;
         match verdict {
-            Verdict::Reuse(done) if self.mode() != PoolMode::Session && !always => {
+            Verdict::Reuse(done) if !self.relay.rules().clean_always() => {
                 lease.done(done).give_back(now);
             }
             Verdict::Reuse(done) | Verdict::Clean(done, _) => {

@@ -13,6 +13,7 @@ mod pam;
 pub mod patience;
 pub mod refusal;
 pub mod secrets;
+pub mod staffing;
 pub mod startup;
 mod worker;
 
@@ -22,6 +23,7 @@ pub use export::Exports;
 pub use line::{End, Line};
 pub use login::{Admitted, House, Lobby, LoggedIn, Welcome, Welcomed, login, stored_credentials};
 pub use refusal::Refusal;
+pub use staffing::Staffing;
 pub use worker::Worker;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::export::Exports;
+use super::staffing::Staffing;
 use crate::config::{ClientSettings, Config};
 use crate::ids::WorkerId;
 use crate::prepared::Registry;
@@ -34,6 +35,8 @@ pub struct Worker {
     pub config: Arc<ArcSwap<Config>>,
     /// Sends cancel requests.
     pub connector: Arc<Connector>,
+    /// Whose clients are at home here.
+    pub staffing: Arc<Staffing>,
     /// Who asks for conversations.
     pub exports: Arc<Exports>,
 }

@@ -119,7 +119,7 @@ impl<C: Connection> Caller<C> {
 
     /// The worker it lives on.
     pub fn worker(&self) -> WorkerId {
-        self.entry.connected.worker
+        self.entry.worker()
     }
 
     /// What its server is to be, if it is a replication client.

@@ -210,7 +210,7 @@ impl<State, C: Connection> Lease<State, C> {
     }
 
     /// Moves the connection to the calling thread's reactor. Errors: it is lost, and so is the lease.
-    pub(super) fn come_home(mut self, worker: WorkerId) -> Result<Self, String> {
+    pub fn come_home(mut self, worker: WorkerId) -> Result<Self, String> {
         let Some(member) = &mut self.member else { return Ok(self) };
         if member.home() == worker {
             return Ok(self);

@@ -5,7 +5,7 @@
 //! of state on the path of a query is a relaxed store of an integer; nothing there takes a lock.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
@@ -109,7 +109,7 @@ impl Disconnect {
 pub struct ClientConnected {
     /// Its number.
     pub id: ClientId,
-    /// Where it lives.
+    /// Where it lives at first; see [`ClientEntry::worker`].
     pub worker: WorkerId,
     /// Its end.
     pub peer: Address,
@@ -312,6 +312,7 @@ pub struct ClientEntry {
     cancel_of: OnceLock<Box<CancelOf>>,
     activity: Activity,
     disconnect: AtomicU8,
+    worker: AtomicU16,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -319,6 +320,17 @@ impl ClientEntry {
     /// Its number.
     pub fn id(&self) -> ClientId {
         self.connected.id
+    }
+
+    /// Where it lives.
+    #[inline]
+    pub fn worker(&self) -> WorkerId {
+        WorkerId(self.worker.load(Ordering::Relaxed))
+    }
+
+    /// It lives on this worker now.
+    pub fn moved(&self, worker: WorkerId) {
+        self.worker.store(worker.0, Ordering::Relaxed);
     }
 
     /// Its start-up packet names these. For log lines only: nothing is proved yet.
@@ -489,6 +501,7 @@ impl Roster {
     pub fn client(self: &Arc<Self>, connected: ClientConnected, now: Instant) -> ClientSeat {
         let entry = Arc::new(ClientEntry {
             activity: Activity::new(self.micros(now)),
+            worker: AtomicU16::new(connected.worker.0),
             connected,
             claim: OnceLock::new(),
             login: OnceLock::new(),

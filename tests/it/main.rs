@@ -38,3 +38,4 @@ mod suspend;
 mod switchover;
 mod timeouts;
 mod tls;
+mod workers;

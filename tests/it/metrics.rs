@@ -58,6 +58,7 @@ fn metrics_have_the_exporters_names_and_count_right() {
         assert!(metrics.contains(&format!("# TYPE {histogram} histogram")), "{histogram}");
     }
     assert_eq!(sample(&metrics, "pgweir_query_seconds_count", database), Some(10.0));
+    assert!(metrics.contains("\npgweir_workers_at_work "), "{metrics}");
     assert!(metrics.contains("\npgbouncer_up 1"));
 }
 

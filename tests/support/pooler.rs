@@ -79,6 +79,8 @@ impl Setup {
             Err(_) => setup,
         };
         setup
+            // Clients that share servers are to be on different workers.
+            .set("workers_min", "0")
             .set("listen_addr", "\"127.0.0.1\"")
             .set("auth_type", "\"trust\"")
             .set("admin_users", "\"admin\"")

@@ -103,7 +103,7 @@ pub const OF_DATABASE: &[(&str, &str)] = &[
 ];
 
 /// Settings that are no variables under their bare names: too many programs use these for something else.
-pub const NOT_BARE: &[&str] = &["user", "job_name", "service_name", "syslog", "workers"];
+pub const NOT_BARE: &[&str] = &["user", "job_name", "service_name", "syslog", "workers", "workers_min"];
 
 /// Variables of the other images that have nothing to do here.
 pub const WITHOUT_EFFECT: &[&str] = &[

@@ -234,5 +234,7 @@ settings! {
     switchover_timeout: Duration = SECONDS, Some("30"), Live, ini "0";
         "After a server was lost, let clients wait this long for its successor; a pool that had a primary takes no standby meanwhile. 0: do not."
     workers: usize = COUNT, Some("0"), Restart;
-        "Threads that carry the traffic. 0: as many as the machine has cores."
+        "Threads that carry the traffic, at most. 0: as many as the machine has cores."
+    workers_min: usize = COUNT, Some("1"), Live;
+        "How many of them share the clients in any case; more do when these are busy. 0: all, always."
 }
