@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Admin, View, metrics};
 use crate::net::listen::Bound;
-use crate::net::{Detached, Listener, TcpOptions};
+use crate::net::{Listener, TcpOptions};
 
 /// How long a client of ours may take to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub fn bind(http_listen: &str) -> io::Result<Bound> {
 pub async fn run(admin: Arc<Admin>, listener: Listener, options: TcpOptions) {
     loop {
         let Ok(permit) = Arc::clone(&admin.http_connections).acquire_owned().await else { return };
-        match listener.accept(&options).await.and_then(Detached::attach) {
+        match listener.accept(&options).await.and_then(|it| it.stream.attach()) {
             Ok(stream) => {
                 let admin = Arc::clone(&admin);
                 tokio::spawn(async move {

@@ -1,15 +1,13 @@
 //! Accepts clients and spreads them over the workers, until the process is to end.
 
-use std::sync::Arc;
+use std::io;
 use std::time::{Duration, Instant};
-
-use tokio::task::JoinSet;
 
 use super::DRAIN_LOOK_PERIOD;
 use super::process::{Phase, Process};
-use super::workers::Arriving;
+use super::workers::{Arriving, Open};
+use crate::net::TcpOptions;
 use crate::net::listen::{Listener, Place};
-use crate::net::{Detached, TcpOptions};
 use crate::stats::Disconnect;
 
 /// How long to wait where no file descriptor is left for another client.
@@ -18,61 +16,54 @@ const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
 /// How long clients that are sent away at the end may take to hear of it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Clients that are accepted and not yet handed to a worker.
-const ACCEPTED_MAX: usize = 64;
-
-/// Serves until the process has ended. TCP listeners close as soon as it begins to end; unix sockets stay open for
-/// the console, as PgBouncer's.
-pub async fn until_ended(process: &Arc<Process>, listeners: Vec<Listener>) {
-    let (arrivals, mut arrived) = tokio::sync::mpsc::channel(ACCEPTED_MAX);
-    let mut tasks = JoinSet::new();
-    for listener in listeners {
-        let (process, arrivals) = (Arc::clone(process), arrivals.clone());
-        tasks.spawn_local(async move {
-            let mut phase = process.phase.subscribe();
-            let is_tcp = matches!(listener.place(), Place::Tcp(_));
-            let until = if is_tcp { Phase::WaitingForClients } else { Phase::Stopped };
-            tokio::select! {
-                () = accept(&process, &listener, &arrivals) => {}
-                _ = phase.wait_for(|it| *it >= until) => {}
-            }
-            if !process.exports.has_given() {
-                listener.remove();
-            }
-        });
-    }
-    drop(arrivals);
-    loop {
-        tokio::select! {
-            Some(stream) = arrived.recv() => process.hall.enter(process, Arriving::New(stream)),
-            () = ended(process) => break,
-        }
-    }
+/// Serves until the process has ended.
+pub async fn until_ended(process: &Process, doors: Vec<Open>) {
+    ended(process).await;
     process.phase.send_replace(Phase::Stopped);
-    while tasks.join_next().await.is_some() {}
+    for door in doors {
+        // It is never sent anything; it ends.
+        let _ = door.await;
+    }
 }
 
-async fn accept(process: &Process, listener: &Listener, arrivals: &tokio::sync::mpsc::Sender<Detached>) {
+/// Accepts on one socket, until it is to be closed. TCP sockets close as soon as the process begins to end; unix
+/// sockets stay open for the console, as PgBouncer's.
+pub async fn until_closed(process: &Process, listener: Listener) {
+    let mut phase = process.phase.subscribe();
+    let is_tcp = matches!(listener.place(), Place::Tcp(_));
+    let until = if is_tcp { Phase::WaitingForClients } else { Phase::Stopped };
+    tokio::select! {
+        () = accept(process, &listener) => {}
+        _ = phase.wait_for(|it| *it >= until) => {}
+    }
+    if !process.exports.has_given() {
+        listener.remove();
+    }
+}
+
+async fn accept(process: &Process, listener: &Listener) {
     let suspension = process.pools.suspension();
     loop {
         suspension.over().await;
-        let options = TcpOptions::of(&process.config.load().settings);
-        let accepted = tokio::select! {
+        tokio::select! {
             biased;
             // Who connects now waits in the system's queue, for this process or the next.
-            () = suspension.begun() => continue,
-            accepted = listener.accept(&options) => accepted,
-        };
-        match accepted {
-            Ok(stream) => {
-                if arrivals.send(stream).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
+            () = suspension.begun() => {}
+            error = accept_all(process, listener) => {
                 tracing::warn!("cannot accept a client: {error}");
                 tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Accepts one client after the other, as long as that goes well.
+async fn accept_all(process: &Process, listener: &Listener) -> io::Error {
+    loop {
+        let options = TcpOptions::of(&process.config.load().settings);
+        match listener.accept(&options).await {
+            Ok(accepted) => process.hall.enter(process, Arriving::New(accepted)),
+            Err(error) => return error,
         }
     }
 }

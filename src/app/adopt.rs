@@ -273,7 +273,15 @@ pub fn take_in(process: &Process, worker: WorkerId, server: AdoptedServer) {
 pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, id: ClientId, place: Place) {
     let participant = process.pools.suspension().join().await;
     let Adopted { socket, login, key, unpacked: Unpacked { relay, input }, server } = adopted;
-    let Some((client, roster_seat)) = session::receive(&process, worker.id, socket, id) else { return };
+    let taken = socket.attach().and_then(|client| {
+        let ends = (client.peer_addr()?, client.local_addr()?);
+        Ok((client, ends))
+    });
+    let (client, ends) = match taken {
+        Ok(taken) => taken,
+        Err(error) => return tracing::debug!("cannot take a client over: {error}"),
+    };
+    let roster_seat = session::enter_on_roster(&process, worker.id, ends, id);
     let entry = Arc::clone(roster_seat.entry());
     // It is here already: limits are for those who come.
     let Some(mut seat) = process.census.seat(Limit::None) else { return };

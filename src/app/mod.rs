@@ -12,7 +12,7 @@ use tokio::task::LocalSet;
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, Diagnostic, Dialect, Level};
 use crate::handover::{self, Inherited};
-use crate::net::listen::{self, Bound, Listener, Place};
+use crate::net::listen::{self, Bound, Place};
 use crate::net::{Moved, Shared, TcpOptions, Tls};
 
 mod accept;
@@ -235,12 +235,16 @@ struct Serving<'a> {
 
 impl Serving<'_> {
     async fn run(self, doors: Doors, signals: Signals, control: Control) -> Result<(), Failure> {
-        let listeners = serve_all(doors.clients).map_err(|it| Failure::of("cannot listen", it))?;
+        let process = &self.process;
+        *process.doors.lock() = doors.clients.iter().filter_map(|it| Shared::of(it).ok()).collect();
+        let mut open = Vec::new();
+        for door in doors.clients {
+            tracing::info!("listening on {}", address_of(door.place()));
+            open.push(self.threads.open(process, door).await.map_err(|it| Failure::of("cannot listen", it))?);
+        }
         if let Some(http) = doors.http {
             self.start_http(http)?;
         }
-        let process = &self.process;
-        *process.doors.lock() = listeners.iter().filter_map(|it| Shared::of(it).ok()).collect();
         tokio::task::spawn_local(orders::run(
             Arc::clone(process),
             Arc::clone(&self.reloader),
@@ -256,7 +260,7 @@ impl Serving<'_> {
         if self.daemon {
             daemon::report_ready().map_err(|it| Failure::of("cannot leave the terminal", it))?;
         }
-        accept::until_ended(process, listeners).await;
+        accept::until_ended(process, open).await;
         if process.exports.has_given() {
             handing::take_leave(process).await;
         }
@@ -272,16 +276,6 @@ impl Serving<'_> {
         tokio::task::spawn_local(admin::http::run(Arc::clone(&self.admin), listener, options));
         Ok(())
     }
-}
-
-fn serve_all(bound: Vec<Bound>) -> std::io::Result<Vec<Listener>> {
-    bound
-        .into_iter()
-        .map(|it| {
-            tracing::info!("listening on {}", address_of(it.place()));
-            it.serve()
-        })
-        .collect()
 }
 
 fn address_of(place: &Place) -> String {

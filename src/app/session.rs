@@ -23,10 +23,10 @@ use crate::client::staffing::Place;
 use crate::client::{Seat, Worker};
 use crate::config::{ClientSettings, Config};
 use crate::ids::{ClientId, DatabaseName, PoolKey, WorkerId};
-use crate::net::{Detached, Stream};
+use crate::net::{Address, listen};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, Participant, PoolClient};
 use crate::server::{ReplicationStart, ServerConn};
-use crate::session::params::{Parameters, Values};
+use crate::session::params::Values;
 use crate::session::relay::{Activity, Relay, Rules};
 use crate::stats::{
     ClientConnected, ClientEntry, ClientLogin, ClientSeat, Disconnect, Replication, client_event, client_span,
@@ -41,8 +41,8 @@ const NOT_READY: &str = "server was not ready";
 
 /// A connection that was accepted.
 pub struct Accepted {
-    /// Its bytes.
-    pub stream: Detached,
+    /// Its bytes, and its two ends.
+    pub socket: listen::Accepted,
     /// Its number, in the order in which clients were accepted.
     pub id: ClientId,
     /// Its place in the order of arrival.
@@ -52,15 +52,22 @@ pub struct Accepted {
 /// Serves a connection to the end of its login; a conversation with a pool goes on in a task of its own, which keeps
 /// no memory of the login. Not cancel safe: dropping it closes the connection.
 pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { stream, id, place } = accepted;
+    let Accepted { socket, id, place } = accepted;
     // While all is suspended nobody comes in.
     let participant = process.pools.suspension().join().await;
-    let Some((stream, seat)) = receive(&process, worker.id, stream, id) else { return };
+    let listen::Accepted { stream, peer, local } = socket;
+    let stream = match stream.attach() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!("cannot take a client over: {error}"),
+    };
+    let seat = enter_on_roster(&process, worker.id, (peer, local), id);
+    worker.pulse.keep();
     let entry = Arc::clone(seat.entry());
     let span = client_span(id, &entry.connected.peer);
     let lobby = process.lobby(&entry);
     let admitted =
-        unless_suspended(&process, &entry, Box::pin(lobby.admit(stream).instrument(span.clone()))).await;
+        unless_suspended(&process, &entry, Box::pin(lobby.admit(stream, peer).instrument(span.clone())))
+            .await;
     drop(lobby);
     let Some(admitted) = admitted else { return };
     match admitted {
@@ -94,22 +101,16 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     }
 }
 
-/// Brings a client's connection to this worker, and enters it on the roster. `None`: it broke meanwhile.
-pub fn receive(
+/// Enters a client of this worker, by its two ends, on the roster.
+pub fn enter_on_roster(
     process: &Process,
     worker: WorkerId,
-    socket: Detached,
+    (peer, local): (Address, Address),
     id: ClientId,
-) -> Option<(Stream, ClientSeat)> {
-    let taken = socket.attach().and_then(|stream| {
-        let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-        Ok((stream, peer, local))
-    });
-    let (stream, peer, local) =
-        taken.inspect_err(|error| tracing::debug!("cannot take a client over: {error}")).ok()?;
+) -> ClientSeat {
     let port = process.config.load().settings.listen_port;
     let connected = ClientConnected { id, worker, peer: peer.on_roster(port), local: local.on_roster(port) };
-    Some((stream, process.roster.client(connected, Instant::now())))
+    process.roster.client(connected, Instant::now())
 }
 
 /// Waits for a step of a login, or for the end of the patience of SUSPEND with such steps. Not cancel safe.
@@ -386,38 +387,34 @@ async fn begin(
         None => ordinary(process, &pool, &entry, &client).await.map_err(End::from),
         Some(start) => replicating(process, &pool, &entry, (&mut client, start)).await,
     };
-    let Outset { claim, parameters, start, lease } = match outset {
+    let Outset { claim, welcome, lease } = match outset {
         Ok(outset) => outset,
         Err(end) => {
             client.part(end).await;
             return None;
         }
     };
-    let (start, parameters) = {
-        let values = &mut worker.shared.borrow_mut().values;
-        let parameters =
-            Parameters { reported: values.share(parameters.reported), extra: values.share(parameters.extra) };
-        (values.share(Arc::new(start)), parameters)
-    };
-    entry.set_application_name(parameters.reported.text("application_name"));
+    // A server of the client's own was opened with all that it asks for.
+    let wanted = if lease.is_some() { &[] } else { &*client.parameters };
+    let greeting = worker.shared.borrow_mut().greeting(&welcome, wanted);
+    entry.set_application_name(greeting.parameters.reported.text("application_name"));
     let Ok(ticket) = process.cancels.mint(client.minor, claim.caller()) else { return None };
-    let told: Vec<(String, String)> =
-        parameters.reported.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let config = process.config.load_full();
     let rules = Rules::of(&config.settings, pool.mode());
-    let greeting = Welcome {
-        parameters: &told,
+    let welcome = Welcome {
+        parameters: &greeting.messages,
         key: ticket.key(),
         notice: config.settings.login_notify_message.as_deref(),
     };
-    match client.welcome(&greeting).await {
+    match client.welcome(&welcome).await {
         Err(end) => {
             client_event!(info, entry, "closing because: {end}");
             None
         }
         Ok(Welcomed { stream, input, seat }) => {
             pool.stats().cell(worker.id).client_login();
-            let relay = Relay::new(rules, parameters, Instant::now()).with_start(start);
+            let relay = Relay::new(rules, greeting.parameters.clone(), Instant::now());
+            let relay = relay.with_start(Arc::clone(&greeting.start));
             let parts = Parts {
                 client: stream,
                 input,
@@ -440,9 +437,8 @@ async fn begin(
 /// What a conversation begins with.
 struct Outset {
     claim: Claim<ServerConn>,
-    parameters: Parameters,
-    /// What RESET comes back to, where that is not what the server comes back to.
-    start: Values,
+    /// What its servers report.
+    welcome: Arc<Values>,
     /// A replication client has its server from the beginning.
     lease: Option<Lease<Busy>>,
 }
@@ -455,10 +451,7 @@ async fn ordinary(
     client: &LoggedIn,
 ) -> Result<Outset, Refusal> {
     let welcome = welcome_of(process, pool, entry, client).await?;
-    let wanted = client.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let start = wanted.clone().filter(|(name, _)| welcome.value(name).is_some()).collect();
-    let parameters = Parameters::of_client(&welcome, wanted);
-    Ok(Outset { claim: Claim::new(Arc::clone(entry)), parameters, start, lease: None })
+    Ok(Outset { claim: Claim::new(Arc::clone(entry)), welcome, lease: None })
 }
 
 /// Of a replication client. Its server, opened for it alone with all that it asks for, is what it has from the
@@ -482,8 +475,7 @@ async fn replicating(
             return Err(told(patience::sent_away(reason, config.settings.compatibility)));
         }
     };
-    let parameters = Parameters { reported: lease.reported(), extra: Arc::default() };
-    Ok(Outset { claim, parameters, start: Values::default(), lease: Some(lease) })
+    Ok(Outset { claim, welcome: lease.reported(), lease: Some(lease) })
 }
 
 /// Shows on the roster who has logged in.

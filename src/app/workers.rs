@@ -13,9 +13,10 @@ use std::time::Instant;
 
 use rustix::thread::{Pid, gettid};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::accept;
 use super::adopt::{self, Adopted};
 use super::opener::{self, Errand};
 use super::process::Process;
@@ -25,7 +26,7 @@ use crate::client::Worker;
 use crate::client::staffing::Place;
 use crate::config::RelayDriver;
 use crate::ids::{ClientId, WorkerId};
-use crate::net::Detached;
+use crate::net::listen::{Accepted, Bound};
 use crate::net::ring::Ring;
 use crate::session::pipe::Spare;
 
@@ -42,7 +43,7 @@ pub struct Arrival {
 /// Where a client comes from.
 pub enum Arriving {
     /// It was accepted.
-    New(Detached),
+    New(Accepted),
     /// It is one of the process before.
     Adopted(Box<Adopted>),
     /// It lived on another worker so far.
@@ -53,6 +54,8 @@ pub enum Arriving {
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     ids: Vec<Pid>,
+    doors: mpsc::UnboundedSender<Door>,
+    driver: Driver,
     stop: CancellationToken,
 }
 
@@ -61,7 +64,7 @@ pub struct Workers {
 pub struct Hall(OnceLock<Vec<mpsc::UnboundedSender<Arrival>>>);
 
 impl Hall {
-    /// Brings a client to its home.
+    /// Brings a client to its home. Where that is the worker that has accepted it no other thread need be woken.
     pub fn enter(&self, process: &Process, what: Arriving) {
         let place = match &what {
             Arriving::New(_) | Arriving::Adopted(_) => process.staffing.arrive(),
@@ -79,10 +82,29 @@ impl Hall {
     }
 }
 
-/// A worker's queues. Both are bounded by others: arrivals by the file descriptors there are, errands by the limits of
-/// the pools.
+/// A socket on which a worker is to accept.
+struct Door {
+    socket: Bound,
+    opened: oneshot::Sender<io::Result<Open>>,
+}
+
+/// A door that is open. Ready when it is closed.
+pub type Open = oneshot::Receiver<()>;
+
+/// What a worker is made of.
+struct Post {
+    id: WorkerId,
+    process: Arc<Process>,
+    admin: Arc<Admin>,
+    inbox: Inbox,
+    stop: CancellationToken,
+}
+
+/// A worker's queues. All are bounded by others: arrivals by the file descriptors there are, errands by the limits of
+/// the pools, doors by the settings.
 struct Inbox {
     arrivals: mpsc::UnboundedReceiver<Arrival>,
+    doors: mpsc::UnboundedReceiver<Door>,
     errands: mpsc::UnboundedReceiver<Errand>,
 }
 
@@ -98,29 +120,57 @@ impl Workers {
         let stop = CancellationToken::new();
         let (mut intakes, mut errands, mut threads, mut ids) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let driver = driver(process.config.load().settings.relay_driver)?;
-        for number in 0..process.workers {
-            let id = WorkerId(u16::try_from(number).unwrap_or(u16::MAX));
+        let (mut inboxes, mut doors) = (Vec::new(), Vec::new());
+        for _ in 0..process.workers {
             let (arrival, arrivals_of) = mpsc::unbounded_channel();
+            let (door, doors_of) = mpsc::unbounded_channel();
             let (errand, errands_of) = mpsc::unbounded_channel();
-            let inbox = Inbox { arrivals: arrivals_of, errands: errands_of };
-            let (process, admin, stop) = (Arc::clone(process), Arc::clone(admin), stop.clone());
+            inboxes.push(Inbox { arrivals: arrivals_of, doors: doors_of, errands: errands_of });
+            intakes.push(arrival);
+            doors.push(door);
+            errands.push(errand);
+        }
+        let driver = driver(process.config.load().settings.relay_driver)?;
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            let id = WorkerId(u16::try_from(number).unwrap_or(u16::MAX));
+            let post = Post {
+                id,
+                process: Arc::clone(process),
+                admin: Arc::clone(admin),
+                inbox,
+                stop: stop.clone(),
+            };
             let (ready, started) = std::sync::mpsc::channel();
-            let body = move || drive(driver, &ready, run(process, admin, id, inbox, stop));
+            let body = move || drive(driver, &ready, run(post));
             threads.push(std::thread::Builder::new().name(format!("worker {number}")).spawn(body)?);
             ids.push(started.recv().map_err(|_| io::Error::other("a worker has ended at once"))??);
-            intakes.push(arrival);
-            errands.push(errand);
         }
         openings.start(errands);
         // It is set once: a process starts its workers once.
         let _ = process.hall.0.set(intakes);
-        Ok(Self { threads, ids, stop })
+        // The first worker is always at work.
+        let doors = doors.into_iter().next().ok_or_else(|| io::Error::other("there are no workers"))?;
+        Ok(Self { threads, ids, doors, driver, stop })
     }
 
     /// Their threads, in their order.
     pub fn ids(&self) -> &[Pid] {
         &self.ids
+    }
+
+    /// Has clients accepted that connect here. To be called on the control thread, in its runtime.
+    ///
+    /// Errors: the reactor refuses.
+    pub async fn open(&self, process: &Arc<Process>, socket: Bound) -> io::Result<Open> {
+        let (opened, outcome) = oneshot::channel();
+        let door = Door { socket, opened };
+        match self.driver {
+            // A connection that comes to who serves it wakes no other thread.
+            Driver::Tokio => drop(self.doors.send(door)),
+            // A worker that waits in its ring looks after other descriptors only now and then.
+            Driver::Rings => door.open(Arc::clone(process)),
+        }
+        outcome.await.map_err(|_| io::Error::other("a worker has ended"))?
     }
 
     /// Ends all of them, and with them what they still have.
@@ -131,6 +181,22 @@ impl Workers {
                 tracing::error!("a worker has panicked");
             }
         }
+    }
+}
+
+impl Door {
+    /// Accepts on the calling thread, in a task of its own.
+    fn open(self, process: Arc<Process>) {
+        let answer = self.socket.serve().map(|listener| {
+            let (closes, closed) = oneshot::channel::<()>();
+            tokio::task::spawn_local(async move {
+                accept::until_closed(&process, listener).await;
+                drop(closes);
+            });
+            closed
+        });
+        // It fails only where nobody waits for it any more: the process ends.
+        let _ = self.opened.send(answer);
     }
 }
 
@@ -190,18 +256,14 @@ fn drive(driver: Driver, ready: &Sender<io::Result<Pid>>, worker: impl Future<Ou
 }
 
 /// A worker's life.
-async fn run(
-    process: Arc<Process>,
-    admin: Arc<Admin>,
-    id: WorkerId,
-    mut inbox: Inbox,
-    stop: CancellationToken,
-) {
+async fn run(post: Post) {
+    let Post { id, process, admin, mut inbox, stop } = post;
     let worker = Rc::new(Worker {
         id,
         spare: RefCell::new(Spare::default()),
         now: Cell::new(Instant::now()),
         shared: RefCell::default(),
+        pulse: Rc::default(),
         registry: Arc::clone(&process.registry),
         roster: Arc::clone(&process.roster),
         config: Arc::clone(&process.config),
@@ -216,8 +278,8 @@ async fn run(
                 let (process, admin, worker) = (Arc::clone(&process), Arc::clone(&admin), Rc::clone(&worker));
                 let Arrival { what, id, place } = arrival;
                 match what {
-                    Arriving::New(stream) => {
-                        let newcomer = session::Accepted { stream, id, place };
+                    Arriving::New(socket) => {
+                        let newcomer = session::Accepted { socket, id, place };
                         let conversation = session::serve(process, admin, worker, newcomer);
                         tokio::task::spawn_local(conversation);
                     }
@@ -228,6 +290,7 @@ async fn run(
                     Arriving::Moved(moved) => moved.arrive(worker),
                 }
             }
+            Some(door) = inbox.doors.recv() => door.open(Arc::clone(&process)),
             Some(errand) = inbox.errands.recv() => {
                 let process = Arc::clone(&process);
                 tokio::task::spawn_local(async move { opener::run(&process, id, errand).await });

@@ -42,6 +42,17 @@ pub enum Method {
     Reject,
 }
 
+impl Method {
+    /// Whether the client may be shown something that was drawn at random: a salt, a nonce.
+    pub fn is_random(&self) -> bool {
+        match self {
+            Self::Md5 | Self::Scram => true,
+            Self::Any | Self::Trust | Self::Plain | Self::Reject => false,
+            Self::Cert(_) | Self::Peer(_) | Self::Outside(_) => false,
+        }
+    }
+}
+
 /// Who else judges passwords.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Authority {
@@ -100,6 +111,13 @@ pub struct Request {
     pub mock: MockKind,
     /// `scram_iterations`: rounds shown where there is no verifier.
     pub iterations: NonZeroU32,
+    /// What is drawn for it. Of no use where the method is not [`Method::is_random`].
+    pub drawn: Drawn,
+}
+
+/// What a login shows that nobody could foresee.
+#[derive(Clone, Debug, Default)]
+pub struct Drawn {
     /// [`ProcessSecret::salt_for`](super::ProcessSecret::salt_for) this user.
     pub salt: [u8; SALT_BYTES],
     /// Fresh random bytes for an MD5 challenge.
@@ -319,7 +337,7 @@ fn challenge(request: Request, secret: Secret, origin: Origin) -> Step {
             ask(Challenge::Cleartext, Expecting::Cleartext, request, secret, origin)
         }
         Method::Md5 if !by_scram(&secret, request.mock) => {
-            ask(Challenge::Md5(request.md5_salt), Expecting::Md5, request, secret, origin)
+            ask(Challenge::Md5(request.drawn.md5_salt), Expecting::Md5, request, secret, origin)
         }
         Method::Md5 | Method::Scram => ask(Challenge::Sasl, Expecting::ClientFirst, request, secret, origin),
     }
@@ -466,10 +484,10 @@ fn server_first(body: &[u8], request: Request, secret: Secret, origin: Origin) -
             Shown { salt: verifier.salt.clone(), iterations: verifier.iterations }
         }
         Secret::Known(_) | Secret::Absent | Secret::Unknown => {
-            Shown { salt: request.salt.to_vec(), iterations: request.iterations }
+            Shown { salt: request.drawn.salt.to_vec(), iterations: request.iterations }
         }
     };
-    let nonce = scram::nonce(request.nonce);
+    let nonce = scram::nonce(request.drawn.nonce);
     match ServerExchange::begin(client_first, &shown.salt, shown.iterations, &nonce) {
         Ok((exchange, message)) => {
             let expecting = Expecting::ClientFinal { exchange, shown };
@@ -535,7 +553,8 @@ impl Verdict {
 }
 
 fn compare(judged: &Judged, stored: &Stored) -> Verdict {
-    let Request { user, md5_salt, .. } = &judged.request;
+    let Request { user, drawn, .. } = &judged.request;
+    let md5_salt = &drawn.md5_salt;
     match (&judged.answered, stored) {
         (Answered::Cleartext(typed), Stored::Plain(password)) => {
             Verdict::of(typed.ct_eq(password.as_bytes()).into())

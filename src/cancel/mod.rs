@@ -21,6 +21,7 @@ use crate::wire::CancelKey;
 
 mod carry;
 mod peers;
+mod random;
 
 pub use carry::{Means, send};
 pub use peers::Peers;
@@ -235,7 +236,7 @@ impl<C: Connection> Registry<C> {
         let mut bytes = [0; 4 + LONG_SECRET_BYTES];
         let bytes = &mut bytes[..4 + secret_bytes];
         for _ in 0..MINT_TRIES {
-            getrandom::fill(bytes).map_err(MintError::Random)?;
+            random::fill(bytes).map_err(MintError::Random)?;
             // Some drivers take the process id for a signed number.
             bytes[0] &= 0x7f;
             if let Some(PeerId(peer)) = peer {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::line::{End, Line};
 use super::refusal::Refusal;
 use crate::config::Settings;
-use crate::net::{Handshakes, Stream, Tls};
+use crate::net::{Address, Handshakes, Stream, Tls};
 use crate::wire::CancelKey;
 use crate::wire::startup::{First, Startup};
 
@@ -60,9 +60,9 @@ pub struct Door<'a> {
 /// Takes a connection up to its StartupMessage. Not cancel safe.
 ///
 /// Errors: it is not to be; where it makes sense the client has been told.
-pub async fn accept(stream: Stream, door: &Door<'_>) -> Result<Caller, End> {
+pub async fn accept(stream: Stream, peer: Address, door: &Door<'_>) -> Result<Caller, End> {
     let deadline = deadline(door.settings);
-    let mut line = Line::new(stream);
+    let mut line = Line::new(stream, peer);
     let first = match deadline {
         None => negotiate(&mut line, door).await,
         Some(deadline) => match timeout_at(deadline, negotiate(&mut line, door)).await {
@@ -101,7 +101,7 @@ struct Asked {
 async fn negotiate(line: &mut Line, door: &Door<'_>) -> Result<Greeting, End> {
     let first = line.stream()?.peek_first_byte().await?.ok_or(End::Silent)?;
     if first == TLS_HANDSHAKE && offers_tls(line, door)? {
-        secure(line, door).await?;
+        Box::pin(secure(line, door)).await?;
         if !line.stream()?.tls_info().is_some_and(|tls| tls.alpn) {
             return Err(End::NoAlpn);
         }
@@ -142,7 +142,8 @@ async fn answer_ssl(line: &mut Line, door: &Door<'_>, asked: &mut Asked) -> Resu
         return answer(line, b"N").await;
     }
     answer(line, b"S").await?;
-    secure(line, door).await
+    // Boxed: a plain login keeps no room for it.
+    Box::pin(secure(line, door)).await
 }
 
 async fn answer_gss(line: &mut Line, asked: &mut Asked) -> Result<(), End> {

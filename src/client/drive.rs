@@ -224,7 +224,13 @@ impl Driver {
     pub async fn run(&mut self) -> Outcome {
         self.worker.now.set(Instant::now());
         self.event(|relay, turn| relay.on_client_bytes(turn));
-        poll_fn(|cx| self.poll(cx)).await
+        let outcome = poll_fn(|cx| self.poll(cx)).await;
+        let spare = &mut *self.worker.spare.borrow_mut();
+        if outcome != Outcome::Moves {
+            self.relay.from_client().clear(spare);
+            self.relay.from_server().clear(spare);
+        }
+        outcome
     }
 
     /// The one place where a conversation waits.

@@ -14,7 +14,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::refusal::Refusal;
 use crate::config::Settings;
-use crate::net::{HandshakeError, Stream};
+use crate::net::{Address, HandshakeError, Stream};
 use crate::wire::frontend::tag;
 use crate::wire::limits::PASSWORD_BYTES_MAX;
 use crate::wire::startup::First;
@@ -110,6 +110,7 @@ impl<T: fmt::Display> fmt::Display for Printable<T> {
 pub struct Line {
     /// `None` only during a handshake, and after one that failed.
     stream: Option<Stream>,
+    peer: Address,
     input: BytesMut,
     /// What is to be sent with the next message.
     output: BytesMut,
@@ -119,8 +120,14 @@ pub struct Line {
 
 impl Line {
     /// A connection on which nothing has been said.
-    pub fn new(stream: Stream) -> Self {
-        Self { stream: Some(stream), input: BytesMut::new(), output: BytesMut::new(), since: Instant::now() }
+    pub fn new(stream: Stream, peer: Address) -> Self {
+        let (input, output) = (BytesMut::new(), BytesMut::new());
+        Self { stream: Some(stream), peer, input, output, since: Instant::now() }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> Address {
+        self.peer
     }
 
     /// The stream.

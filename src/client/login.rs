@@ -20,7 +20,7 @@ use super::line::{End, Line, Printable};
 use super::refusal::Refusal;
 use super::secrets::{AuthQuery, AuthQueryError, Found, Lookup, SecretMemory, look_up, settle};
 use super::startup::Wanted;
-use crate::auth::login::{Freshness, Origin, Request};
+use crate::auth::login::{Drawn, Freshness, Origin, Request};
 use crate::auth::scram::MECHANISM;
 use crate::auth::{
     Authenticated, Credentials, Derivation, KeyCache, Keys, Login, Method, MockKind, ProcessSecret, Secret,
@@ -28,7 +28,7 @@ use crate::auth::{
 };
 use crate::config::{Compatibility, Config, Database, is_console};
 use crate::ids::{DatabaseName, PoolKey, UserName};
-use crate::net::{Handshakes, Stream, Tls, TlsInfo};
+use crate::net::{Address, Handshakes, Stream, Tls, TlsInfo};
 use crate::server::ReplicationStart;
 use crate::stats::{Replication, name_client};
 use crate::wire::startup::MINOR_MAX;
@@ -37,6 +37,9 @@ use crate::wire::{CancelKey, Report, TxStatus, encode};
 /// The longest database name: NAMEDATALEN in src/include/pg_config_manual.h less its zero byte. PostgreSQL cuts longer
 /// ones; here they exist only where an entry has the very name.
 const DATABASE_BYTES_MAX: usize = 63;
+
+/// Room for the rest of a welcome: AuthenticationOk, BackendKeyData with a long key, ReadyForQuery.
+const WELCOME_BYTES: usize = 64;
 
 /// Secrets looked at to tell which kind prevails.
 const SAMPLE: usize = 64;
@@ -80,13 +83,13 @@ pub struct Lobby<H> {
 }
 
 impl<H: House> Lobby<H> {
-    /// Takes a new connection to where it can be served, or to its end. Not cancel safe.
+    /// Takes a new connection from `peer` to where it can be served, or to its end. Not cancel safe.
     ///
     /// Errors: it is not let in, and has been told where that makes sense.
-    pub async fn admit(&self, stream: Stream) -> Result<Admitted, End> {
+    pub async fn admit(&self, stream: Stream, peer: Address) -> Result<Admitted, End> {
         let (config, tls) = (self.config.load_full(), self.tls.load_full());
         let door = Door { settings: &config.settings, tls: &tls, handshakes: &self.handshakes };
-        match accept(stream, &door).await? {
+        match accept(stream, peer, &door).await? {
             Caller::Cancel { key, stream } => Ok(Admitted::Cancel { key, stream }),
             Caller::Client(arrival) => {
                 login(*arrival, self).await.map(|client| Admitted::Client(Box::new(client)))
@@ -166,8 +169,8 @@ impl fmt::Debug for LoggedIn {
 
 /// What a client is told when its session begins.
 pub struct Welcome<'a> {
-    /// ParameterStatus, one each.
-    pub parameters: &'a [(String, String)],
+    /// Its ParameterStatus messages.
+    pub parameters: &'a [u8],
     /// BackendKeyData.
     pub key: &'a CancelKey,
     /// `login_notify_message`.
@@ -191,10 +194,9 @@ impl LoggedIn {
     /// Errors: the client is gone.
     pub async fn welcome(mut self, welcome: &Welcome<'_>) -> Result<Welcomed, End> {
         let out = self.line.output();
+        out.reserve(welcome.parameters.len() + WELCOME_BYTES);
         encode::authentication_ok(out);
-        for (name, value) in welcome.parameters {
-            encode::parameter_status(out, name, value);
-        }
+        out.extend_from_slice(welcome.parameters);
         encode::backend_key_data(out, welcome.key);
         if let Some(text) = welcome.notice.filter(|text| !text.is_empty()) {
             Report::notice(text).encode(out);
@@ -256,8 +258,7 @@ pub async fn login<H: House>(arrival: Arrival, lobby: &Lobby<H>) -> Result<Logge
     let Arrival { mut line, startup, deadline } = arrival;
     let config = lobby.config.load_full();
     let attempt = async {
-        let origin = line.stream()?.peer_addr().map(|address| address.to_string()).unwrap_or_default();
-        let wanted = Wanted::read(&startup, &config.settings, &origin)?;
+        let wanted = Wanted::read(&startup, &config.settings, &line.peer())?;
         if startup.needs_negotiation() {
             let minor = startup.minor.min(MINOR_MAX);
             encode::negotiate_protocol_version(line.output(), minor, &startup.unknown_options);
@@ -393,7 +394,8 @@ impl<'a, H: House> Candidate<'a, H> {
                 }
                 Step::Derive(derivation, deriving) => deriving.keys(&self.derive(derivation).await?),
                 Step::Consult(authority, consulting) => {
-                    let opinion = self.consult(authority, &consulting, ldap.as_ref()).await?;
+                    // Boxed, as the question for a secret: a login keeps no room for what few need.
+                    let opinion = Box::pin(self.consult(authority, &consulting, ldap.as_ref())).await?;
                     consulting.verdict(opinion)
                 }
                 Step::Done(authenticated) => {
@@ -413,14 +415,20 @@ impl<'a, H: House> Candidate<'a, H> {
     }
 
     fn request(&self, method: Method) -> Result<Request, End> {
+        // Neither a system call nor a hash for those to whom nothing of it is shown.
+        let (drawn, mock) = match method.is_random() {
+            true => (self.draw()?, self.mock_kind()),
+            false => (Drawn::default(), MockKind::Md5),
+        };
+        let iterations = NonZeroU32::new(self.config.settings.scram_iterations).unwrap_or(NonZeroU32::MIN);
+        Ok(Request { user: self.user.to_string(), method, mock, iterations, drawn })
+    }
+
+    fn draw(&self) -> Result<Drawn, End> {
         let mut random = [0; 4 + crate::auth::scram::NONCE_BYTES];
         getrandom::fill(&mut random).map_err(|error| End::Io(std::io::Error::other(error)))?;
         let (md5_salt, nonce) = random.split_first_chunk().ok_or(Refusal::Configuration)?;
-        Ok(Request {
-            user: self.user.to_string(),
-            method,
-            mock: self.mock_kind(),
-            iterations: NonZeroU32::new(self.config.settings.scram_iterations).unwrap_or(NonZeroU32::MIN),
+        Ok(Drawn {
             salt: self.lobby.process_secret.salt_for(self.user.as_str()),
             md5_salt: *md5_salt,
             nonce: nonce.try_into().map_err(|_| Refusal::Configuration)?,
@@ -449,7 +457,7 @@ impl<'a, H: House> Candidate<'a, H> {
         if self.lobby.house.is_disabled(&query.database) {
             return Err(Refusal::AuthDatabaseDisabled(query.database.to_string()).into());
         }
-        let answer = self.lobby.house.auth_query(&query).await;
+        let answer = Box::pin(self.lobby.house.auth_query(&query)).await;
         let secret = settle(self.config, &self.lobby.secrets, (&query, fallback), answer)?;
         Ok((secret, Origin::Certain))
     }

@@ -11,6 +11,7 @@ mod line;
 pub mod login;
 mod pam;
 pub mod patience;
+mod pulse;
 pub mod refusal;
 pub mod secrets;
 pub mod staffing;

@@ -4,6 +4,8 @@
 //! result is a list of settings that the client's servers are to have; applying them is the relay's.
 //! Invariant: every name in the list is one that PostgreSQL could take for a setting's, so that it is safe in a `SET`.
 
+use std::fmt::Display;
+
 use crate::config::{Compatibility, Settings};
 use crate::wire::startup::Startup;
 
@@ -55,7 +57,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// Reads a StartupMessage. `origin` is the client's address, for `application_name_add_host`.
-    pub fn read(startup: &Startup, settings: &Settings, origin: &str) -> Result<Self, Refusal> {
+    pub fn read(startup: &Startup, settings: &Settings, origin: &dyn Display) -> Result<Self, Refusal> {
         let replication = startup.parameter("replication").map_or(Ok(Replication::None), replication)?;
         let user = startup.parameter("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
         if user.len() > USER_BYTES_MAX {
@@ -151,7 +153,7 @@ impl Reader<'_> {
         }
     }
 
-    fn add_host(&mut self, origin: &str) {
+    fn add_host(&mut self, origin: &dyn Display) {
         let known = self.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("application_name"));
         let name = known.map_or("app", |(_, value)| value.as_str());
         let name = format!("{name} - {origin}");
@@ -263,7 +265,7 @@ mod tests {
 
     fn parameters(settings: &Settings, given: &[(&str, &str)]) -> Result<String, Refusal> {
         let given: Vec<_> = [("user", "u")].iter().chain(given).copied().collect();
-        let wanted = Wanted::read(&startup(&given), settings, "10.0.0.1:55")?;
+        let wanted = Wanted::read(&startup(&given), settings, &"10.0.0.1:55")?;
         Ok(wanted.parameters.iter().map(|(name, value)| format!("{name}={value};")).collect())
     }
 
@@ -275,14 +277,14 @@ mod tests {
             (&[("user", "joe"), ("database", "d")], "joe", "d"),
             (&[("user", "jane"), ("user", "joe")], "joe", "joe"),
         ] {
-            let wanted = Wanted::read(&startup(given), &settings(), "").unwrap();
+            let wanted = Wanted::read(&startup(given), &settings(), &"").unwrap();
             assert_eq!((wanted.user.as_str(), wanted.database.as_str()), (user, database));
         }
         for given in [&[][..], &[("user", "")], &[("database", "d")]] {
-            assert_eq!(Wanted::read(&startup(given), &settings(), ""), Err(Refusal::NoUser));
+            assert_eq!(Wanted::read(&startup(given), &settings(), &""), Err(Refusal::NoUser));
         }
         let long = "u".repeat(USER_BYTES_MAX + 1);
-        assert_eq!(Wanted::read(&startup(&[("user", &long)]), &settings(), ""), Err(Refusal::UserTooLong));
+        assert_eq!(Wanted::read(&startup(&[("user", &long)]), &settings(), &""), Err(Refusal::UserTooLong));
     }
 
     #[test]
@@ -365,7 +367,7 @@ mod tests {
     fn replication_is_a_word_of_its_own_or_a_boolean() {
         let read = |value| {
             let startup = startup(&[("user", "u"), ("replication", value)]);
-            Wanted::read(&startup, &settings(), "").map(|wanted| wanted.replication)
+            Wanted::read(&startup, &settings(), &"").map(|wanted| wanted.replication)
         };
         assert_eq!(read("database"), Ok(Replication::Logical));
         for value in ["true", "on", "yes", "1", "t"] {
@@ -387,12 +389,12 @@ mod tests {
         ];
         for compatibility in [Compatibility::Postgres, Compatibility::PgBouncer] {
             let settings = Settings { compatibility, ..Settings::default() };
-            let start = Wanted::read(&startup(&given), &settings, "").unwrap().replication_start().unwrap();
+            let start = Wanted::read(&startup(&given), &settings, &"").unwrap().replication_start().unwrap();
             let expected = [("application_name", "x"), ("options", "-d 5 -c geqo=off")];
             let parameters: Vec<_> = start.parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
             assert_eq!((start.kind, parameters.as_slice()), (Replication::Physical, &expected[..]));
         }
-        let ordinary = Wanted::read(&startup(&[("user", "u")]), &settings(), "").unwrap();
+        let ordinary = Wanted::read(&startup(&[("user", "u")]), &settings(), &"").unwrap();
         assert_eq!(ordinary.replication_start(), None);
     }
 

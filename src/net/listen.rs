@@ -1,8 +1,9 @@
 //! Where clients knock: TCP addresses and a unix socket.
 //!
 //! Sockets are bound first ([`bind`], no runtime needed) and listened on later. What is accepted comes as
-//! [`Detached`]: it is registered once, at the worker that will serve it. `tcp_defer_accept` has no effect: a client
-//! that connects and stays silent costs no more than its place among logins.
+//! [`Detached`]: it is registered once, at the worker that will serve it. Socket options are set on the listening
+//! socket, from which connections inherit them. `tcp_defer_accept` has no effect: a client that connects and stays
+//! silent costs no more than its place among logins.
 
 use std::fmt;
 use std::io;
@@ -11,15 +12,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use rustix::fs::Gid;
-use rustix::net::SocketFlags;
+use rustix::net::{SocketAddrAny, SocketFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::socket::LooseSocket;
-use super::{Detached, TcpOptions};
+use super::{Address, Detached, TcpOptions};
 use crate::config::Settings;
 
 /// `UNIXSOCK_PATH_BUFLEN` in src/include/libpq/pqcomm.h, without the final zero byte.
@@ -147,6 +150,8 @@ pub struct Bound {
     socket: Socket,
     place: Place,
     keeper: Keeper,
+    /// Those that it has; `None` where somebody else has made it.
+    options: Option<TcpOptions>,
 }
 
 /// Who looks after a unix socket's file.
@@ -220,10 +225,12 @@ fn bind_tcp(address: SocketAddr, settings: &Settings) -> Result<Bound, ListenErr
     if settings.so_reuseport {
         socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
     }
-    TcpOptions::of(settings).apply_buffers(&socket).map_err(at("tcp_socket_buffer"))?;
+    let options = TcpOptions::of(settings);
+    // What cannot be set is not told, as with any other connection.
+    let _ = options.apply_to_listener(&socket);
     socket.bind(&address.into()).map_err(at("bind"))?;
     let given = socket.local_addr().ok().and_then(|it| it.as_socket()).unwrap_or(address);
-    Ok(Bound { socket, place: Place::Tcp(given), keeper: Keeper::Us })
+    Ok(Bound { socket, place: Place::Tcp(given), keeper: Keeper::Us, options: Some(options) })
 }
 
 fn backlog(settings: &Settings) -> i32 {
@@ -254,7 +261,7 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, ListenError> {
         }
     }
     socket.listen(backlog(settings)).map_err(at("listen"))?;
-    Ok(Bound { socket, place: Place::Unix(path.into()), keeper: Keeper::Us })
+    Ok(Bound { socket, place: Place::Unix(path.into()), keeper: Keeper::Us, options: None })
 }
 
 /// A path with `@` in front means an abstract socket, whose address begins with a zero byte.
@@ -339,7 +346,7 @@ impl Bound {
         } else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        Ok(Self { socket, place, keeper: Keeper::Another })
+        Ok(Self { socket, place, keeper: Keeper::Another, options: None })
     }
 
     /// Takes over a socket from the process before: from now on it is ours alone.
@@ -364,7 +371,18 @@ impl Bound {
     pub fn serve(self) -> io::Result<Listener> {
         self.socket.set_nonblocking(true)?;
         let socket = AsyncFd::with_interest(self.socket, Interest::READABLE)?;
-        Ok(Listener { socket, place: self.place, keeper: self.keeper })
+        let own = match self.place {
+            Place::Tcp(address) if !address.ip().is_unspecified() => Some(Address::Tcp(address)),
+            Place::Tcp(_) | Place::Unix(_) => None,
+        };
+        Ok(Listener {
+            socket,
+            place: self.place,
+            keeper: self.keeper,
+            own,
+            options: Mutex::new(self.options),
+            has_older: AtomicBool::new(false),
+        })
     }
 }
 
@@ -374,6 +392,23 @@ pub struct Listener {
     socket: AsyncFd<Socket>,
     place: Place,
     keeper: Keeper,
+    /// Our end of all its connections, where that is the same.
+    own: Option<Address>,
+    /// The options that connections inherit.
+    options: Mutex<Option<TcpOptions>>,
+    /// Connections may wait that came before it had these options.
+    has_older: AtomicBool,
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its bytes.
+    pub stream: Detached,
+    /// Who is at the other end.
+    pub peer: Address,
+    /// Which of our addresses it came to.
+    pub local: Address,
 }
 
 impl Listener {
@@ -382,26 +417,70 @@ impl Listener {
         &self.place
     }
 
-    /// The next connection, with the options set on it. Cancel safe.
+    /// The next connection, with these options. Cancel safe.
     ///
     /// Errors: no file descriptor or memory is left. The connection waits; accept again after a while.
-    pub async fn accept(&self, options: &TcpOptions) -> io::Result<Detached> {
+    pub async fn accept(&self, options: &TcpOptions) -> io::Result<Accepted> {
+        self.hand_down(options);
         loop {
-            let accepted = self.socket.async_io(Interest::READABLE, accept).await;
+            let accepted = self
+                .socket
+                .async_io(Interest::READABLE, |socket| {
+                    let accepted = accept(socket);
+                    if accepted.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock) {
+                        self.has_older.store(false, Ordering::Relaxed);
+                    }
+                    accepted
+                })
+                .await;
             match accepted {
-                Ok(fd) if matches!(self.place, Place::Unix(_)) => {
-                    return Ok(Detached::plain(LooseSocket::Unix(fd.into())));
-                }
-                Ok(fd) => {
-                    let socket = std::net::TcpStream::from(fd);
-                    // It fails only for a client that has gone already, which its first read will tell.
-                    let _ = options.apply(&socket);
-                    return Ok(Detached::plain(LooseSocket::Tcp(socket)));
+                Ok((fd, peer)) => {
+                    // A client that has gone already has no address any more.
+                    if let Ok(accepted) = self.welcome(fd, peer, options) {
+                        return Ok(accepted);
+                    }
                 }
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Sees to it that connections inherit these options.
+    fn hand_down(&self, options: &TcpOptions) {
+        if matches!(self.place, Place::Unix(_)) {
+            return;
+        }
+        let mut inherited = self.options.lock();
+        if inherited.as_ref() == Some(options) {
+            return;
+        }
+        // What cannot be set is not told, as with any other connection.
+        let _ = options.apply_to_listener(self.socket.get_ref());
+        *inherited = Some(options.clone());
+        self.has_older.store(true, Ordering::Relaxed);
+    }
+
+    fn welcome(
+        &self,
+        fd: OwnedFd,
+        peer: Option<SocketAddrAny>,
+        options: &TcpOptions,
+    ) -> io::Result<Accepted> {
+        let socket = match self.place {
+            Place::Unix(_) => LooseSocket::Unix(fd.into()),
+            Place::Tcp(_) => LooseSocket::Tcp(fd.into()),
+        };
+        if self.has_older.load(Ordering::Relaxed) && matches!(self.place, Place::Tcp(_)) {
+            // It fails only for a client that has gone already, which its first read will tell.
+            let _ = options.apply(&socket);
+        }
+        let peer = match peer.map(SocketAddr::try_from) {
+            Some(Ok(address)) => Address::Tcp(address),
+            Some(Err(_)) | None => socket.peer_address()?,
+        };
+        let local = self.own.map_or_else(|| socket.local_address(), Ok)?;
+        Ok(Accepted { stream: Detached::plain(socket), peer, local })
     }
 
     /// Removes a unix socket's file, if it is ours: at the end of a process that nobody follows. It is to be dropped
@@ -422,8 +501,8 @@ fn remove_file_of(place: &Place) {
     }
 }
 
-fn accept(socket: &Socket) -> io::Result<OwnedFd> {
-    Ok(rustix::net::accept_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+fn accept(socket: &Socket) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    Ok(rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
 }
 
 /// Errors of a connection that died in the queue: "Error handling" in accept(2).
@@ -438,6 +517,12 @@ fn is_of_one_client(error: &io::Error) -> bool {
             | Kind::NetworkUnreachable
             | Kind::HostUnreachable
     )
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl AsFd for Listener {

@@ -51,8 +51,29 @@ impl TcpOptions {
         self.apply_buffers(&socket)
     }
 
+    /// Sets them on a listening socket, from which every connection inherits them: it may have had others before.
+    pub(super) fn apply_to_listener(&self, socket: &socket2::Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        if self.keepalive {
+            let as_system = |of: Duration, name| if of.is_zero() { system_seconds(name) } else { Some(of) };
+            let idle = as_system(self.keepidle, "tcp_keepalive_time");
+            let interval = as_system(self.keepintvl, "tcp_keepalive_intvl");
+            let count =
+                if self.keepcnt == 0 { system_number("tcp_keepalive_probes") } else { Some(self.keepcnt) };
+            let probes = TcpKeepalive::new();
+            let probes = idle.into_iter().fold(probes, TcpKeepalive::with_time);
+            let probes = interval.into_iter().fold(probes, TcpKeepalive::with_interval);
+            let probes = count.into_iter().fold(probes, TcpKeepalive::with_retries);
+            socket.set_tcp_keepalive(&probes)?;
+        } else {
+            socket.set_keepalive(false)?;
+        }
+        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        self.apply_buffers(socket)
+    }
+
     /// Sets the buffer sizes. On a listening socket, so that accepted ones inherit them before their window is told.
-    pub(super) fn apply_buffers(&self, socket: &socket2::Socket) -> io::Result<()> {
+    fn apply_buffers(&self, socket: &socket2::Socket) -> io::Result<()> {
         if self.socket_buffer > 0 {
             socket.set_recv_buffer_size(self.socket_buffer)?;
             socket.set_send_buffer_size(self.socket_buffer)?;
@@ -74,4 +95,13 @@ impl TcpOptions {
         }
         probes
     }
+}
+
+/// What the system does where nothing is set: tcp(7).
+fn system_number(name: &str) -> Option<u32> {
+    std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?.trim().parse().ok()
+}
+
+pub(super) fn system_seconds(name: &str) -> Option<Duration> {
+    system_number(name).map(|it| Duration::from_secs(it.into()))
 }

@@ -40,7 +40,7 @@ impl LooseSocket {
         }
     }
 
-    fn peer_address(&self) -> io::Result<Address> {
+    pub(super) fn peer_address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(socket) => socket.peer_addr().map(Address::Tcp),
             Self::Unix(_) => {
@@ -50,7 +50,7 @@ impl LooseSocket {
         }
     }
 
-    fn local_address(&self) -> io::Result<Address> {
+    pub(super) fn local_address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(socket) => socket.local_addr().map(Address::Tcp),
             Self::Unix(_) => Ok(own_address()),

@@ -58,7 +58,8 @@ impl Fake {
     /// Follows the script with one client, then closes.
     pub(super) fn play(self, script: Vec<Step>) -> JoinHandle<(Self, Vec<Heard>)> {
         tokio::spawn(async move {
-            let mut stream = self.listener.accept(&TcpOptions::default()).await.unwrap().attach().unwrap();
+            let mut stream =
+                self.listener.accept(&TcpOptions::default()).await.unwrap().stream.attach().unwrap();
             let mut heard = Vec::new();
             for step in script {
                 match step {

@@ -85,12 +85,12 @@ fn both(pooler: &Pooler) -> [Raw; 2] {
 fn a_client_in_a_transaction_stays_until_it_is_over() {
     let pooler = on_one_worker().start();
     let mut clients = both(&pooler);
-    clients.each_mut().map(|it| it.query("BEGIN"));
+    clients.iter_mut().for_each(|it| drop(it.query("BEGIN")));
     pooler.console().query("SET workers_min = 2");
     let pids = clients.each_mut().map(|it| it.value("SELECT pg_backend_pid()"));
     assert_eq!(clients.each_mut().map(|it| it.value("SELECT pg_backend_pid()")), pids);
     assert_eq!(moves(&pooler), 0);
-    clients.each_mut().map(|it| it.query("COMMIT"));
+    clients.iter_mut().for_each(|it| drop(it.query("COMMIT")));
     eventually("one moves", || moves(&pooler) == 1);
     assert_eq!(clients.each_mut().map(|it| it.value("SELECT 42")), ["42", "42"]);
 }
@@ -101,7 +101,7 @@ fn a_client_that_has_moved_can_be_cancelled_and_sent_away() {
     let mut clients = both(&pooler);
     let mut console = pooler.console();
     console.query("SET workers_min = 2");
-    clients.each_mut().map(|it| it.query("SELECT 1"));
+    clients.iter_mut().for_each(|it| drop(it.query("SELECT 1")));
     eventually("one moves", || moves(&pooler) == 1);
     for client in &mut clients {
         client.send(&query("SELECT pg_sleep(600)"));

@@ -18,9 +18,11 @@ fn request(method: Method) -> Request {
         method,
         mock: MockKind::Md5,
         iterations: ROUNDS,
-        salt: ProcessSecret::new([1; 32]).salt_for(USER),
-        md5_salt: [1, 2, 3, 4],
-        nonce: [5; NONCE_BYTES],
+        drawn: Drawn {
+            salt: ProcessSecret::new([1; 32]).salt_for(USER),
+            md5_salt: [1, 2, 3, 4],
+            nonce: [5; NONCE_BYTES],
+        },
     }
 }
 

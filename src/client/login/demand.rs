@@ -71,7 +71,7 @@ impl<H: House> Candidate<'_, H> {
 
     /// What the first line of `auth_hba_file` that fits demands.
     async fn demand_of_rule(&mut self, replication: Replication) -> Result<Demand, End> {
-        let origin = match self.line.stream()?.peer_addr()? {
+        let origin = match self.line.peer() {
             Address::Unix { .. } => Origin::Local,
             Address::Tcp(address) if self.tls.is_some() => Origin::Tls(address.ip()),
             Address::Tcp(address) => Origin::Plain(address.ip()),
@@ -157,7 +157,7 @@ impl<H: House> Candidate<'_, H> {
                 said.map(|said| said.map_err(|error| error.to_string()))
             }
             (Authority::Pam, _) => {
-                let from = match self.line.stream()?.peer_addr()? {
+                let from = match self.line.peer() {
                     Address::Tcp(address) => address.ip().to_string(),
                     // PgBouncer's word for it.
                     Address::Unix { .. } => "unix".to_owned(),

@@ -254,7 +254,7 @@ async fn tcp() -> (Stream, Stream) {
     let endpoint = Endpoint::Tcp(address);
     let options = TcpOptions::default();
     let (accepted, dialled) = tokio::join!(listener.accept(&options), dialer.redial(&endpoint, until));
-    (accepted.unwrap().attach().unwrap(), dialled.unwrap().0)
+    (accepted.unwrap().stream.attach().unwrap(), dialled.unwrap().0)
 }
 
 /// A lobby that offers TLS, and the client's side of it.

@@ -255,7 +255,8 @@ pub struct Seen {
 
 /// Welcomes whoever was let in, as a pool would; gives what the login came to.
 pub async fn serve(lobby: &Lobby<Fake>, stream: Stream) -> Result<Entered, End> {
-    match lobby.admit(stream).await? {
+    let peer = stream.peer_addr()?;
+    match lobby.admit(stream, peer).await? {
         Admitted::Cancel { key, .. } => Ok(Entered::Cancel(key)),
         Admitted::Client(client) => {
             let LoggedIn { ref user, ref destination, ref parameters, ref credentials, minor, .. } = *client;
@@ -268,7 +269,8 @@ pub async fn serve(lobby: &Lobby<Fake>, stream: Stream) -> Result<Entered, End> 
                 minor,
             };
             let key = CancelKey::new(1, &[1, 2, 3, 4]).unwrap();
-            let parameters = [("server_version".to_owned(), "17".to_owned())];
+            let mut parameters = BytesMut::new();
+            crate::wire::encode::parameter_status(&mut parameters, "server_version", "17");
             let welcome = Welcome { parameters: &parameters, key: &key, notice: None };
             drop(client.welcome(&welcome).await?);
             Ok(entered)

@@ -352,7 +352,9 @@ async fn bytes_after_the_login_are_kept_for_the_session() {
     crate::wire::startup::encode_startup(&mut packet, 0, as_user("plain", "d"));
     crate::wire::encode::query(&mut packet, "select 1");
     client.send(&packet).await;
-    let Ok(crate::client::login::Admitted::Client(admitted)) = lobby.admit(near).await else { panic!() };
+    let peer = near.peer_addr().unwrap();
+    let admitted = lobby.admit(near, peer).await;
+    let Ok(crate::client::login::Admitted::Client(admitted)) = admitted else { panic!() };
     let key = crate::wire::CancelKey::new(1, &[0; 4]).unwrap();
     let welcome = crate::client::login::Welcome { parameters: &[], key: &key, notice: Some("hello") };
     let welcomed = admitted.welcome(&welcome).await.unwrap();

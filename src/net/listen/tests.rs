@@ -26,10 +26,51 @@ async fn a_client_over_tcp_is_accepted() {
     assert_ne!(address.port(), 0);
     let listener = bound.remove(0).serve().unwrap();
     let client = std::net::TcpStream::connect(address).unwrap();
-    let stream = listener.accept(&TcpOptions::default()).await.unwrap().attach().unwrap();
+    let stream = listener.accept(&TcpOptions::default()).await.unwrap().stream.attach().unwrap();
     assert_eq!(stream.peer_addr().unwrap(), Address::Tcp(client.local_addr().unwrap()));
     assert_eq!(stream.local_addr().unwrap(), Address::Tcp(address));
     assert!(stream.peer_credentials().is_none());
+}
+
+#[tokio::test]
+async fn connections_have_the_options_in_force_when_they_are_accepted() {
+    let kept = |seconds| TcpOptions {
+        keepalive: true,
+        keepidle: std::time::Duration::from_secs(seconds),
+        ..TcpOptions::default()
+    };
+    let bound = bind(&tcp("127.0.0.1", 0)).unwrap().remove(0);
+    let Place::Tcp(address) = *bound.place() else { panic!("not TCP") };
+    let fd = bound.socket.try_clone().unwrap().into();
+    let bounds = [("ours", bound), ("another's", Bound::from_fd(fd).unwrap())];
+    for (whose, bound) in bounds {
+        let listener = bound.serve().unwrap();
+        let system = super::super::options::system_seconds("tcp_keepalive_time").unwrap();
+        for (options, keepalive, idle) in [
+            (kept(77), true, std::time::Duration::from_secs(77)),
+            (kept(88), true, std::time::Duration::from_secs(88)),
+            (kept(0), true, system),
+            (TcpOptions::default(), false, system),
+        ] {
+            // It waits already when the options change.
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let stream = listener.accept(&options).await.unwrap().stream.attach().unwrap();
+            let socket = stream.share().unwrap().unwrap().fd;
+            let socket = socket2::SockRef::from(&socket);
+            assert!(socket.tcp_nodelay().unwrap(), "{whose} {options:?}");
+            if idle != system {
+                assert_eq!(socket.keepalive().unwrap(), keepalive, "{whose} {options:?}");
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), idle, "{whose}");
+            }
+            // The next one inherits them.
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let stream = listener.accept(&options).await.unwrap().stream.attach().unwrap();
+            let socket = stream.share().unwrap().unwrap().fd;
+            let socket = socket2::SockRef::from(&socket);
+            assert_eq!(socket.keepalive().unwrap(), keepalive, "{whose} {options:?}");
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), idle, "{whose} {options:?}");
+        }
+    }
 }
 
 #[test]
@@ -76,7 +117,7 @@ async fn a_unix_socket_has_its_mode_and_tells_who_connects() {
     let path = dir.path().join(".s.PGSQL.6432");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    let stream: Stream = listener.accept(&TcpOptions::default()).await.unwrap().attach().unwrap();
+    let stream: Stream = listener.accept(&TcpOptions::default()).await.unwrap().stream.attach().unwrap();
     let own = rustix::process::getpid().as_raw_nonzero().get();
     assert_eq!(stream.peer_credentials().map(|it| it.pid), Some(own));
     assert!(matches!(stream.peer_addr(), Ok(Address::Unix { pid, .. }) if pid == own));
