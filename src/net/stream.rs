@@ -14,10 +14,10 @@ use std::task::{Context, Poll, ready};
 
 use rustls::{CommonState, SupportedCipherSuite};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio_rustls::{client, server};
+use tokio_rustls::client;
 
 use super::socket::{LooseSocket, Slot, Socket};
-use super::tls::{PeerCertificate, cipher_name, version_name};
+use super::tls::{self, PeerCertificate, cipher_name, version_name};
 use super::{Address, Credentials, Passer, Shared};
 
 /// A connection's bytes.
@@ -26,7 +26,7 @@ pub struct Stream(Kind);
 enum Kind {
     Plain(Socket),
     /// TLS that a client began with us.
-    Accepted(Box<server::TlsStream<Slot>>),
+    Accepted(Box<tls::Accepted>),
     /// TLS that we began with a server.
     Connected(Box<client::TlsStream<Slot>>),
 }
@@ -39,7 +39,7 @@ pub struct Detached {
 
 enum Around {
     Nothing,
-    Accepted(Box<server::TlsStream<Slot>>),
+    Accepted(Box<tls::Accepted>),
     Connected(Box<client::TlsStream<Slot>>),
 }
 
@@ -68,7 +68,7 @@ impl Stream {
         Self(Kind::Plain(socket))
     }
 
-    pub(super) fn accepted(stream: server::TlsStream<Slot>) -> Self {
+    pub(super) fn accepted(stream: tls::Accepted) -> Self {
         Self(Kind::Accepted(Box::new(stream)))
     }
 
@@ -92,7 +92,7 @@ impl Stream {
         let (socket, around) = match self.0 {
             Kind::Plain(socket) => (socket, Around::Nothing),
             Kind::Accepted(mut tls) => {
-                let socket = tls.get_mut().0.0.take().ok_or_else(gone)?;
+                let socket = tls.slot_mut().0.take().ok_or_else(gone)?;
                 (socket, Around::Accepted(tls))
             }
             Kind::Connected(mut tls) => {
@@ -147,7 +147,7 @@ impl Stream {
     fn socket(&self) -> Option<&Socket> {
         match &self.0 {
             Kind::Plain(socket) => Some(socket),
-            Kind::Accepted(tls) => tls.get_ref().0.0.as_ref(),
+            Kind::Accepted(tls) => tls.slot().0.as_ref(),
             Kind::Connected(tls) => tls.get_ref().0.0.as_ref(),
         }
     }
@@ -179,7 +179,7 @@ impl Stream {
     pub fn tls_info(&self) -> Option<TlsInfo> {
         let state: &CommonState = match &self.0 {
             Kind::Plain(_) => return None,
-            Kind::Accepted(tls) => tls.get_ref().1,
+            Kind::Accepted(tls) => tls.state(),
             Kind::Connected(tls) => tls.get_ref().1,
         };
         Some(TlsInfo {
@@ -200,8 +200,8 @@ impl Stream {
             Kind::Plain(socket) => socket.poll_readable(cx),
             // A TLS record is not always data: a session ticket, say. So it is decrypted here, and stays inside.
             Kind::Accepted(tls) => {
-                calm(tls.get_mut().0);
-                Pin::new(&mut **tls).poll_fill_buf(cx).map(drop)
+                calm(tls.slot_mut());
+                tls.poll_readable(cx)
             }
             Kind::Connected(tls) => {
                 calm(tls.get_mut().0);
@@ -215,7 +215,7 @@ impl Stream {
     pub fn begin_conversation(&mut self) {
         let socket = match &mut self.0 {
             Kind::Plain(socket) => Some(socket),
-            Kind::Accepted(tls) => tls.get_mut().0.0.as_mut(),
+            Kind::Accepted(tls) => tls.slot_mut().0.as_mut(),
             Kind::Connected(tls) => tls.get_mut().0.0.as_mut(),
         };
         if let Some(socket) = socket {
@@ -243,7 +243,7 @@ impl Stream {
             let mut byte = [0];
             let count = match &mut self.0 {
                 Kind::Plain(socket) => ready!(socket.poll_peek(cx, &mut byte))?,
-                Kind::Accepted(tls) => first_of(ready!(Pin::new(&mut **tls).poll_fill_buf(cx))?, &mut byte),
+                Kind::Accepted(tls) => return tls.poll_first(cx).map(Ok),
                 Kind::Connected(tls) => first_of(ready!(Pin::new(&mut **tls).poll_fill_buf(cx))?, &mut byte),
             };
             Poll::Ready(Ok((count > 0).then_some(byte[0])))
@@ -288,7 +288,7 @@ impl Detached {
         Ok(Stream(match self.around {
             Around::Nothing => Kind::Plain(socket),
             Around::Accepted(mut tls) => {
-                tls.get_mut().0.0 = Some(socket);
+                tls.slot_mut().0 = Some(socket);
                 Kind::Accepted(tls)
             }
             Around::Connected(mut tls) => {

@@ -8,13 +8,12 @@ use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use sha2::Sha256;
-use tokio_rustls::TlsAcceptor;
 
 use super::material::{Source, certified_key};
 use super::server_side::trust;
 use super::suites::{Choices, Wishes};
 use super::verify::{ClientVerifier, Demand};
-use super::{ALPN, TlsError, certificate};
+use super::{ALPN, Accepted, TlsError, certificate};
 use crate::config::{Settings, SslMode};
 use crate::net::{HandshakeError, Stream};
 
@@ -101,9 +100,7 @@ impl ClientSide {
     pub async fn accept(&self, stream: Stream) -> Result<Stream, HandshakeError> {
         let config = self.config.as_ref().ok_or(HandshakeError::Off)?;
         let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
-        let accepted =
-            TlsAcceptor::from(Arc::clone(config)).accept(crate::net::socket::Slot(Some(socket))).await?;
-        Ok(Stream::accepted(accepted))
+        Ok(Stream::accepted(Accepted::accept(Arc::clone(config), socket).await?))
     }
 }
 

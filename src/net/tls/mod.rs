@@ -3,6 +3,7 @@
 //! A [`Tls`] is built whole from settings and files, or not at all: at a reload the old one stays in force when the
 //! new one cannot be built. Connections keep the TLS they began with.
 
+mod accepted;
 mod certificate;
 mod client_side;
 mod directory;
@@ -15,6 +16,7 @@ mod verify;
 use std::io;
 use std::path::PathBuf;
 
+pub(super) use accepted::Accepted;
 pub use certificate::PeerCertificate;
 pub use client_side::ClientSide;
 pub use directory::directory;
