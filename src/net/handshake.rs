@@ -1,8 +1,8 @@
 //! Threads for the arithmetic of logins: TLS handshakes and password hashing.
 //!
-//! A handshake costs as much CPU as a hundred queries. Here it never runs between the queries of a worker: the
-//! stream is handed to one of a few threads of lower priority, and comes back when the handshake is done. How many
-//! may be under way is bounded by [`UNDER_WAY_MAX`]; more wait for their turn.
+//! A handshake costs as much CPU as ten queries or more. Here it never runs between the queries of a worker: a client's
+//! messages are handed to one of a few threads of lower priority, and come back as an answer; with a server the whole
+//! stream is. How many may be under way is bounded by [`UNDER_WAY_MAX`]; more wait for their turn.
 
 use std::future::Future;
 use std::io;
@@ -97,20 +97,12 @@ impl Handshakes {
         Ok(Self(Arc::new(Threads { runtimes, next: AtomicUsize::new(0), permits, blocking, _ends: ends })))
     }
 
-    /// Does a client's handshake; the stream comes back bound to the caller's runtime. Not cancel safe: dropping the
-    /// future closes the connection.
+    /// Does a client's handshake. Its messages are received and sent by the caller's runtime, which hears of the socket
+    /// already; only the arithmetic changes threads. Not cancel safe: dropping the future closes the connection.
     ///
     /// Errors: as [`ClientSide::accept`](super::tls::ClientSide::accept).
     pub async fn accept(&self, stream: Stream, tls: Arc<Tls>) -> Result<Stream, HandshakeError> {
-        let stream = stream.detach()?;
-        let detached = self
-            .run(async move {
-                let stream = tls.clients.accept(stream.attach()?).await?;
-                Ok::<_, HandshakeError>(stream.detach()?)
-            })
-            .await
-            .ok_or(HandshakeError::Ended)??;
-        Ok(detached.attach()?)
+        tls.clients.accept_by(self, stream).await
     }
 
     /// Does a handshake with a server; the stream comes back bound to the caller's runtime. Not cancel safe:

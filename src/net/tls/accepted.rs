@@ -18,15 +18,19 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
 };
-use rustls::{CommonState, ServerConfig};
+use rustls::{CommonState, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use crate::net::Buffers;
 use crate::net::buffers::{BUFFER_BYTES_MAX, BUFFER_BYTES_START};
 use crate::net::socket::{Slot, Socket};
+use crate::net::{Buffers, HandshakeError, Handshakes};
 
 /// Plaintext encrypted at once: four full records, RFC 8446 section 5.1.
 const PLAIN_BYTES_MAX: usize = 4 * 16 * 1024;
+
+/// A flight of a handshake with no more than this holds no certificate and no key: a Finished has 74 bytes, 6 before it
+/// are for old proxies; RFC 8446 appendix D.4.
+const CHEAP_FLIGHT_BYTES_MAX: usize = 200;
 
 /// Slices of no more than this in all become one record, for the price of a copy.
 const GATHERED_BYTES_MAX: usize = 16 * 1024;
@@ -90,11 +94,61 @@ enum Reached {
 }
 
 impl Accepted {
-    /// The handshake. Not cancel safe.
+    /// The handshake, on the calling thread. Not cancel safe.
     ///
     /// Errors: the client is not accepted, and was told so; or the connection is gone.
     pub(super) async fn accept(config: Arc<ServerConfig>, socket: Socket) -> io::Result<Self> {
-        let mut stream = Self {
+        let mut stream = Self::new(config, socket)?;
+        loop {
+            stream.hear().await?;
+            let reached = stream.advance(Want::Nothing);
+            if stream.answer(reached).await? {
+                return Ok(stream);
+            }
+        }
+    }
+
+    /// The handshake; what costs more than a query does is done by these threads. Not cancel safe.
+    ///
+    /// Errors: as [`Self::accept`], or the process is ending.
+    pub(super) async fn accept_by(
+        threads: &Handshakes,
+        config: Arc<ServerConfig>,
+        socket: Socket,
+    ) -> Result<Self, HandshakeError> {
+        let mut stream = Self::new(config, socket)?;
+        let mut is_first = true;
+        loop {
+            stream.hear().await?;
+            let reached = if std::mem::take(&mut is_first) || stream.is_costly() {
+                // The socket stays: it is this thread that hears of it.
+                let socket = stream.slot.0.take();
+                let work = move || {
+                    let reached = stream.advance(Want::Nothing);
+                    (stream, reached)
+                };
+                let reached;
+                (stream, reached) = threads.compute(work).await.ok_or(HandshakeError::Ended)?;
+                stream.slot.0 = socket;
+                reached
+            } else {
+                stream.advance(Want::Nothing)
+            };
+            if stream.answer(reached).await? {
+                return Ok(stream);
+            }
+        }
+    }
+
+    /// Whether a signature is to be checked or keys are to be agreed upon, by what has come and what came before.
+    fn is_costly(&self) -> bool {
+        self.incoming.len() - self.taken > CHEAP_FLIGHT_BYTES_MAX
+            || self.tls.peer_certificates().is_some()
+            || self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_2)
+    }
+
+    fn new(config: Arc<ServerConfig>, socket: Socket) -> io::Result<Self> {
+        Ok(Self {
             slot: Slot(Some(socket)),
             tls: UnbufferedServerConnection::new(config).map_err(io::Error::other)?,
             incoming: Vec::new(),
@@ -104,27 +158,24 @@ impl Accepted {
             outgoing: Vec::new(),
             sent: 0,
             end: End::None,
-        };
-        poll_fn(|cx| stream.poll_handshake(cx)).await?;
-        Ok(stream)
+        })
     }
 
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let reached = self.advance(Want::Nothing);
-            // Also after an error: the client is to hear of it.
-            let sent = ready!(self.poll_send(cx));
-            let reached = reached?;
-            sent?;
-            if reached != Reached::Blocked {
-                self.tidy();
-                return Poll::Ready(Ok(()));
-            }
-            if ready!(self.poll_receive(cx))? == 0 {
-                let eof = io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof");
-                return Poll::Ready(Err(eof));
-            }
+    /// Waits for more of the handshake.
+    async fn hear(&mut self) -> io::Result<()> {
+        match poll_fn(|cx| self.poll_receive(cx)).await? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof")),
+            _ => Ok(()),
         }
+    }
+
+    /// Sends what a step of the handshake has come to, also if that is an error: the client is to hear of it. Returns
+    /// whether the handshake is done.
+    async fn answer(&mut self, reached: io::Result<Reached>) -> io::Result<bool> {
+        let sent = poll_fn(|cx| self.poll_send(cx)).await;
+        let reached = reached?;
+        sent?;
+        Ok(reached != Reached::Blocked)
     }
 
     /// Where the socket is.

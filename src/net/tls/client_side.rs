@@ -15,7 +15,7 @@ use super::suites::{Choices, Wishes};
 use super::verify::{ClientVerifier, Demand};
 use super::{ALPN, Accepted, TlsError, certificate};
 use crate::config::{Settings, SslMode};
-use crate::net::{HandshakeError, Stream};
+use crate::net::{HandshakeError, Handshakes, Stream};
 
 /// One session ticket for each handshake: drivers open one connection with it, or none.
 const TICKETS: usize = 1;
@@ -93,14 +93,23 @@ impl ClientSide {
         &self.notes
     }
 
-    /// The handshake, on the calling thread. Use [`Handshakes::accept`](crate::net::Handshakes::accept) where
-    /// queries must not wait for it. Not cancel safe.
+    /// The handshake, on the calling thread. Use [`Self::accept_by`] where queries must not wait for it. Not cancel
+    /// safe.
     ///
     /// Errors: TLS is off, the client's certificate is not good enough, or it speaks no TLS that we allow.
     pub async fn accept(&self, stream: Stream) -> Result<Stream, HandshakeError> {
         let config = self.config.as_ref().ok_or(HandshakeError::Off)?;
         let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
         Ok(Stream::accepted(Accepted::accept(Arc::clone(config), socket).await?))
+    }
+
+    /// The handshake; its arithmetic is done by these threads. Not cancel safe.
+    ///
+    /// Errors: as [`Self::accept`], or the process is ending.
+    pub async fn accept_by(&self, threads: &Handshakes, stream: Stream) -> Result<Stream, HandshakeError> {
+        let config = self.config.as_ref().ok_or(HandshakeError::Off)?;
+        let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
+        Ok(Stream::accepted(Accepted::accept_by(threads, Arc::clone(config), socket).await?))
     }
 }
 
