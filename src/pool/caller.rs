@@ -94,13 +94,12 @@ impl<C: Connection> Hold<C> {
 impl<C: Connection> Drop for Hold<C> {
     fn drop(&mut self) {
         let now = Instant::now();
-        let release = {
-            let mut schedule = self.pool.lock();
+        let release = self.pool.put_back(self.seat, |schedule| {
             if self.outcome == Request::Unknown {
                 schedule.condemn(self.seat);
             }
             schedule.unhold(self.seat, now)
-        };
+        });
         if let Some(release) = release {
             self.pool.settle(release, now);
         }

@@ -48,6 +48,9 @@ pub use upkeep::UPKEEP_PERIOD;
 
 type Servers<C> = Schedule<Box<Member<C>>, Arc<Caller<C>>, Arc<OpenError>>;
 
+/// What becomes of a server that is in nobody's hands.
+type Put<C> = Release<Box<Member<C>>, Arc<Caller<C>>>;
+
 /// Servers to be opened in one go, at most; the next occasion opens more.
 const OPENS_AT_ONCE_MAX: usize = 64;
 
@@ -195,12 +198,26 @@ impl<C: Connection> Pool<C> {
         // Before others can see it: whoever gets it next shows so.
         member.track(Tracked::Idle);
         let home = member.home();
-        let release = self.lock().release(seat, member, home, now);
+        let release = self.put_back(seat, |schedule| schedule.release(seat, member, home, now));
         self.settle(release, now);
     }
 
+    /// Has the schedule find a server's place. One that has become idle may have spoken while it was neither idle nor
+    /// anybody's, when [`Self::examine`] passed it by: it is reported again, else it would never be heard, and never
+    /// given to anybody.
+    fn put_back<T>(&self, seat: Seat, put: impl FnOnce(&mut Servers<C>) -> T) -> T {
+        let mut schedule = self.lock();
+        let outcome = put(&mut schedule);
+        let has_spoken = schedule.idle_at(seat).is_some_and(|member| !member.is_silent());
+        drop(schedule);
+        if has_spoken {
+            self.report_spoken(seat);
+        }
+        outcome
+    }
+
     /// Does what the schedule has decided on a released server.
-    fn settle(&self, mut release: Release<Box<Member<C>>, Arc<Caller<C>>>, now: Instant) {
+    fn settle(&self, mut release: Put<C>, now: Instant) {
         loop {
             match release {
                 Release::HandTo { waiter, seat, server } => {
@@ -210,7 +227,8 @@ impl<C: Connection> Pool<C> {
                         // It has left meanwhile: the next one's turn.
                         Err(server) => {
                             let home = server.home();
-                            release = self.lock().release(seat, server, home, now);
+                            release =
+                                self.put_back(seat, |schedule| schedule.release(seat, server, home, now));
                         }
                     }
                 }
@@ -519,7 +537,7 @@ impl<C: Connection> OpenTask<C> {
         match member.watch() {
             Ok(()) => {
                 member.track(Tracked::Idle);
-                let release = pool.lock().opened(seat, member, home, now);
+                let release = pool.put_back(seat, |schedule| schedule.opened(seat, member, home, now));
                 pool.settle(release, now);
                 // The login may have been what others waited for.
                 pool.serve_demand(now);

@@ -515,6 +515,14 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         self.waiters.before(ticket).or_else(|| self.owners.before(ticket))
     }
 
+    /// The server with this seat, if it is idle.
+    pub fn idle_at(&self, seat: Seat) -> Option<&S> {
+        match &self.slots.get(seat)?.state {
+            State::Idle(server) => Some(server),
+            _ => None,
+        }
+    }
+
     /// Looks at the servers that wait for cancel requests to end.
     pub fn for_each_held(&self, mut look: impl FnMut(&S)) {
         for (_, slot) in self.slots.iter() {

@@ -377,6 +377,35 @@ fn a_server_is_not_reused_while_a_cancel_is_on_its_way() {
 }
 
 #[test]
+fn a_server_that_speaks_while_a_cancel_is_on_its_way_is_heard_afterwards() {
+    for (name, dies) in [("speaks", false), ("dies", true)] {
+        let world = world(|_| ());
+        let (first, lease) = world.served(1, "a");
+        let Cancel::Send(hold) = first.claim.caller().cancel() else { panic!("a query runs") };
+        let wire = Arc::clone(&lease.wire);
+        give_back(lease);
+        if dies {
+            wire.hang_up()
+        } else {
+            wire.speak()
+        };
+        // It is nobody's, but not idle either.
+        world.pools.hear(Instant::now());
+        hold.ended();
+        world.pools.hear(Instant::now());
+        assert_eq!(wire.is_closed(), dies, "{name}");
+        let second = world.client(2, "a");
+        match second.checkout() {
+            Answer::Granted(lease) => assert!(Arc::ptr_eq(&lease.wire, &wire) && !dies, "{name}"),
+            Answer::Waiting => {
+                assert!(dies && world.opener.open_one().is_some(), "{name}: it waits for nothing")
+            }
+            Answer::Refused(refusal) => panic!("{name}: {refusal:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_server_is_closed_if_nobody_knows_what_became_of_a_cancel() {
     let world = world(|_| ());
     let (first, lease) = world.served(1, "a");
