@@ -243,7 +243,7 @@ impl Driver {
             }
             let now = self.worker.now.get();
             let mut progress = self.take_orders(cx);
-            let pace = self.pace();
+            let pace = self.pace(cx);
             self.show_who_asks(pace);
             if pace == Pace::Still {
                 return Poll::Pending;
@@ -424,13 +424,13 @@ impl Driver {
     }
 
     /// What SUSPEND allows the conversation. One that is ending takes its end: it has nothing to be kept.
-    fn pace(&mut self) -> Pace {
+    fn pace(&mut self, cx: &mut Context<'_>) -> Pace {
         let call = self.participant.call();
         if call == Call::Move || self.relay.closing().is_some() || self.client.is_none() {
             return Pace::Free;
         }
         let is_flushed = self.client_flush == Flush::Done && self.server_flush == Flush::Done;
-        if is_flushed && self.relay.is_at_rest() {
+        if is_flushed && self.relay.is_at_rest() && self.are_sockets_at_rest(cx) {
             self.participant.rest();
             return Pace::Still;
         }
@@ -440,6 +440,12 @@ impl Driver {
             return Pace::Free;
         }
         Pace::Measured
+    }
+
+    /// Whether all that the conversation has not taken in yet is in its sockets, and all that it sent is on its way.
+    fn are_sockets_at_rest(&mut self, cx: &mut Context<'_>) -> bool {
+        let lease = self.lease.as_mut().map(|it| &mut it.stream);
+        self.client.iter_mut().chain(lease).all(|it| it.poll_rest(cx).is_ready() && it.ahead() == 0)
     }
 
     fn read_client(&mut self, cx: &mut Context<'_>, pace: Pace, drained: &mut Drained) -> bool {
@@ -452,7 +458,9 @@ impl Driver {
         if !self.relay.to_server().has_space() {
             return false;
         }
-        let Some(most) = pace.most(|| self.relay.client_lacks()) else { return false };
+        // What has been received already can only be taken in: nobody else would find it.
+        let lacking = || self.relay.client_lacks().max(client.ahead());
+        let Some(most) = pace.most(lacking) else { return false };
         let pipe = self.relay.from_client();
         let received = receive(client, (pipe, most), &mut self.worker.spare.borrow_mut(), cx);
         match received {
@@ -569,7 +577,8 @@ impl Driver {
         if !self.relay.to_client().has_space() {
             return false;
         }
-        let Some(most) = pace.most(|| self.relay.server_lacks()) else { return false };
+        let lacking = || self.relay.server_lacks().max(lease.stream.ahead());
+        let Some(most) = pace.most(lacking) else { return false };
         let pipe = self.relay.from_server();
         let received = receive(&mut lease.stream, (pipe, most), &mut self.worker.spare.borrow_mut(), cx);
         match received {

@@ -132,12 +132,28 @@ impl Socket {
         }
     }
 
-    /// The descriptor, for a process that is to have the socket as well. `None` where a ring may take bytes off it.
-    pub(super) fn shareable(&self) -> Option<BorrowedFd<'_>> {
+    /// The descriptor. Errors: the connection is gone.
+    pub(super) fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
         match self {
-            Self::Tcp(socket) => Some(socket.as_fd()),
-            Self::Unix(socket) => Some(socket.as_fd()),
-            Self::Ring(socket) => socket.shareable(),
+            Self::Tcp(socket) => Ok(socket.as_fd()),
+            Self::Unix(socket) => Ok(socket.as_fd()),
+            Self::Ring(socket) => socket.descriptor(),
+        }
+    }
+
+    /// Ready when what was written is with the kernel and nothing is being received, until the next read.
+    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(()),
+            Self::Ring(socket) => socket.poll_rest(cx),
+        }
+    }
+
+    /// How many bytes were received that nobody has read yet.
+    pub(super) fn ahead(&self) -> usize {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => 0,
+            Self::Ring(socket) => socket.ahead(),
         }
     }
 

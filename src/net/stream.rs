@@ -117,19 +117,19 @@ impl Stream {
     pub fn passer(&self) -> io::Result<Option<Passer>> {
         match &self.0 {
             Kind::Plain(socket) if socket.is_unix() => {
-                socket.shareable().map(|it| Passer::over(&it)).transpose()
+                socket.descriptor().and_then(|it| Passer::over(&it)).map(Some)
             }
             _ => Ok(None),
         }
     }
 
-    /// The socket, for another process to have it as well; `None` with TLS, whose keys stay here, and for a
-    /// conversation on a ring, which may have received what comes next.
+    /// The socket, for another process to have it as well; `None` with TLS, whose keys stay here. A conversation must
+    /// be at rest ([`Self::poll_rest`]) if that process is to go on with it.
     ///
     /// Errors: no file descriptor is left.
     pub fn share(&self) -> io::Result<Option<Shared>> {
         match &self.0 {
-            Kind::Plain(socket) => socket.shareable().map(|it| Shared::of(&it)).transpose(),
+            Kind::Plain(socket) => socket.descriptor().and_then(|it| Shared::of(&it)).map(Some),
             Kind::Accepted(_) | Kind::Connected(_) => Ok(None),
         }
     }
@@ -227,6 +227,24 @@ impl Stream {
     /// stream may lose it.
     pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.socket().map_or(Poll::Ready(()), |socket| socket.poll_sent(cx))
+    }
+
+    /// Ready when nothing of a plain conversation is between its driver and the kernel, but for the bytes that
+    /// [`Self::ahead`] tells of: another process can go on with the socket, once these have been read. It stays so
+    /// until the next read or write. At once with TLS, which no other process can go on with.
+    pub fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Kind::Plain(socket) => socket.poll_rest(cx),
+            Kind::Accepted(_) | Kind::Connected(_) => Poll::Ready(()),
+        }
+    }
+
+    /// How many bytes of a plain stream were received that nobody has read yet.
+    pub fn ahead(&self) -> usize {
+        match &self.0 {
+            Kind::Plain(socket) => socket.ahead(),
+            Kind::Accepted(_) | Kind::Connected(_) => 0,
+        }
     }
 
     /// Waits for [`Self::poll_readable`]. Cancel safe.

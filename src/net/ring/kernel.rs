@@ -294,6 +294,11 @@ impl Kernel {
         }
     }
 
+    /// Whether completions wait in the kernel because there was no room for them. The next entry brings some.
+    pub(super) fn is_overflown(&mut self) -> bool {
+        self.ring.submission().cq_overflow()
+    }
+
     /// From now on the kernel tells by the descriptor when something is to be done. The ring's own does not turn
     /// readable for what the kernel has deferred.
     pub(super) fn announce(&mut self) {

@@ -26,6 +26,8 @@ use crate::net::socket::LooseSocket;
 const COPY_BYTES_MAX: usize = 8 * 1024;
 /// Direct reads of one socket before the others have their turn.
 const READS_MAX: u8 = 4;
+/// How often what is left is submitted when the ring ends: the kernel may have no room at first.
+const FINISH_TRIES_MAX: u32 = 16;
 
 thread_local! {
     static CURRENT: RefCell<Option<Reactor>> = const { RefCell::new(None) };
@@ -66,6 +68,8 @@ pub(super) struct Reactor {
     wakers: Vec<Waker>,
     /// Who is to be woken after the next submission.
     later: Vec<Waker>,
+    /// Other workers to whom letters were left.
+    debts: Vec<Waker>,
     completions: Vec<Completion>,
     news: News,
     submission: u32,
@@ -91,6 +95,7 @@ impl Reactor {
             leaving: Vec::new(),
             wakers: Vec::new(),
             later: Vec::new(),
+            debts: Vec::new(),
             completions: Vec::new(),
             news: News::default(),
             submission: 0,
@@ -122,13 +127,12 @@ impl Reactor {
     ///
     /// Errors: the ring is broken.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        match self.kernel.enter(wait) {
-            Ok(()) => {}
-            // What makes room is to take in what has completed.
-            Err(error) if is_passing(&error) => {}
-            Err(error) => return Err(error),
+        self.enter_once(wait)?;
+        // A send that failed may be among those for which there was no room: they are all needed to tell what was
+        // sent.
+        while self.kernel.is_overflown() {
+            self.enter_once(Wait::No)?;
         }
-        self.take_in();
         if self.kernel.unsubmitted() == 0 {
             self.submission = self.submission.wrapping_add(1);
             self.all_sent();
@@ -138,14 +142,34 @@ impl Reactor {
         Ok(())
     }
 
+    fn enter_once(&mut self, wait: Wait) -> io::Result<()> {
+        match self.kernel.enter(wait) {
+            Ok(()) => {}
+            // What makes room is to take in what has completed.
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        self.take_in();
+        Ok(())
+    }
+
+    /// Submits what is left, before the ring ends.
+    pub(super) fn finish(&mut self) {
+        for _ in 0..FINISH_TRIES_MAX {
+            if self.enter(Wait::No).is_err() || self.kernel.unsubmitted() == 0 {
+                return;
+            }
+        }
+    }
+
     /// Who is to be woken, into `out`.
     pub(super) fn take_wakers(&mut self, out: &mut Vec<Waker>) {
         out.append(&mut self.wakers);
     }
 
-    /// Whether somebody waits for the next submission, or is to be woken.
+    /// Whether somebody waits for the next submission, or is to be woken, or a socket is to be closed.
     pub(super) fn is_urgent(&self) -> bool {
-        !self.later.is_empty() || !self.wakers.is_empty()
+        !self.later.is_empty() || !self.wakers.is_empty() || !self.leaving.is_empty()
     }
 
     /// Whether something has happened that nobody has asked for yet.
@@ -166,9 +190,18 @@ impl Reactor {
         }
     }
 
+    /// A letter was left for another worker, which need not hurry: it is told within a tick.
+    pub(super) fn owe(&mut self, bell: &Arc<Bell>) {
+        let waker = Waker::from(Arc::clone(bell));
+        if !self.debts.iter().any(|it| it.will_wake(&waker)) {
+            self.debts.push(waker);
+        }
+    }
+
     /// Begins to watch sockets that have been idle since before the last tick; or all of them.
     pub(super) fn watch_idle(&mut self, all: bool) {
         self.read_letters();
+        self.wakers.append(&mut self.debts);
         let tick = self.tick;
         let mut list = std::mem::take(&mut self.unwatched);
         list.retain(|&index| {
@@ -260,6 +293,11 @@ impl Reactor {
     }
 
     fn turned_readable(&mut self, index: u32) {
+        if self.slots[index as usize].watcher.is_some() {
+            // Where it lives elsewhere by now, its watcher there must not be told of what comes for a conversation. That
+            // letter was left before the conversation began.
+            self.read_letters();
+        }
         let slot = &mut self.slots[index as usize];
         slot.under_way &= !(Operation::Readable as u8);
         if matches!(slot.input, Input::Nothing) && !slot.is_under_way(Operation::Receive) {
@@ -315,10 +353,12 @@ impl Reactor {
         for letter in self.bell.letters() {
             match letter {
                 Letter::Forget(index) => self.abandon(index, None),
-                Letter::Watch(index, waker) => {
+                Letter::Watch(index, waker) if matches!(self.slots[index as usize].life, Life::InUse) => {
                     self.slots[index as usize].watcher = Some(waker);
                     self.poll(index, Operation::Readable);
                 }
+                // It has come home and was closed meanwhile.
+                Letter::Watch(..) => {}
             }
         }
     }
@@ -327,6 +367,8 @@ impl Reactor {
 
     /// Takes a socket on; its number is returned.
     pub(super) fn adopt(&mut self, fd: BorrowedFd<'_>) -> u32 {
+        // Those about the socket that had the number before have been written already: they are not for this one.
+        self.read_letters();
         let slot = Slot {
             fd: fd.as_raw_fd(),
             under_way: 0,
@@ -382,15 +424,20 @@ impl Reactor {
         let mut leaving = std::mem::take(&mut self.leaving);
         leaving.retain(|&index| {
             let slot = &mut self.slots[index as usize];
+            if !slot.is_leaving() {
+                return false;
+            }
             if let Input::Held { buffer, .. } = std::mem::replace(&mut slot.input, Input::End) {
                 self.kernel.release(buffer);
             }
-            if slot.is_leaving() && slot.under_way == 0 && slot.named_in != self.submission {
+            // Where something is under way it comes back to the list when that completes.
+            let stays = slot.under_way == 0 && slot.named_in == self.submission;
+            if slot.under_way == 0 && !stays {
                 slot.life = Life::Free;
                 slot.unsent = Vec::new();
                 self.free.push(index);
             }
-            slot.is_leaving() && slot.under_way == 0
+            stays
         });
         leaving.append(&mut self.leaving);
         self.leaving = leaving;
@@ -471,8 +518,9 @@ impl Reactor {
         }
         wait_in(&mut slot.reader, cx);
         let operation = match pace {
-            Pace::Direct => Operation::Readable,
-            Pace::Batched => Operation::Receive,
+            // What is received ahead must fit in when it is read: then a conversation that may not go on has none.
+            Pace::Batched if out.remaining() >= super::kernel::BUFFER_BYTES => Operation::Receive,
+            Pace::Direct | Pace::Batched => Operation::Readable,
         };
         self.poll(index, operation);
         Poll::Pending
@@ -591,6 +639,7 @@ impl Reactor {
         let slot = &mut self.slots[index as usize];
         let is_quiet = slot.queued.is_none() && slot.unsent.is_empty() && slot.failure.is_none();
         if !is_quiet || slot.is_under_way(Operation::Receive) {
+            slot.failure.get_or_insert(Errno::PIPE);
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         slot.reader = None;
@@ -600,9 +649,12 @@ impl Reactor {
         Ok(!matches!(slot.input, Input::Nothing))
     }
 
-    /// Whether bytes that were received wait in a buffer.
-    pub(super) fn holds(&self, place: Place<'_>) -> bool {
-        matches!(self.slots[place.index as usize].input, Input::Held { .. })
+    /// How many bytes that were received wait in a buffer.
+    pub(super) fn held(&self, index: u32) -> usize {
+        match &self.slots[index as usize].input {
+            Input::Held { range, .. } => range.len(),
+            _ => 0,
+        }
     }
 
     /// Has an idle socket watched, soon: one that is used again at once need not be.

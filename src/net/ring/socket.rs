@@ -60,10 +60,26 @@ impl RingSocket {
         self.pace = Pace::Batched;
     }
 
-    /// Its descriptor, unless a conversation's bytes may be received on it ahead.
-    pub fn shareable(&self) -> Option<BorrowedFd<'_>> {
-        let is_direct = self.pace == Pace::Direct;
-        self.socket.as_ref().filter(|_| is_direct).map(AsFd::as_fd)
+    /// Its descriptor. Errors: it is gone.
+    pub fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        self.socket().map(AsFd::as_fd)
+    }
+
+    /// Ready when all that was written is with the kernel and nothing is being received: until the next read, all that
+    /// there is of the conversation besides is in the socket, but for what [`Self::ahead`] tells.
+    pub fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let rested = self.on_own_ring(|reactor, place| {
+            std::task::ready!(reactor.poll_sent(place.index, cx));
+            // One that is broken shows that to who reads or writes next.
+            let _ = reactor.calm(place);
+            Poll::Ready(())
+        });
+        rested.unwrap_or(Poll::Ready(()))
+    }
+
+    /// How many bytes were received that nobody has read yet.
+    pub fn ahead(&self) -> usize {
+        self.on_own_ring(|reactor, place| reactor.held(place.index)).unwrap_or(0)
     }
 
     /// The socket itself. Errors: it is gone.
@@ -75,11 +91,11 @@ impl RingSocket {
     ///
     /// Errors: there is something in it that would be lost; the connection is then closed.
     pub fn detach(mut self) -> io::Result<LooseSocket> {
-        let own = self.on_own_ring(|reactor, place| (reactor.calm(place), reactor.holds(place)));
+        let own = self.on_own_ring(|reactor, place| (reactor.calm(place), reactor.held(place.index)));
         match own {
-            Some((calm, holds)) => {
+            Some((calm, held)) => {
                 calm?;
-                if holds {
+                if held > 0 {
                     return Err(io::ErrorKind::InvalidData.into());
                 }
                 let socket = self.socket.take().ok_or_else(gone)?;
@@ -91,6 +107,10 @@ impl RingSocket {
             None => {
                 let socket = self.socket.take().ok_or_else(gone)?;
                 self.home.bell.leave(Letter::Forget(self.home.index));
+                // As long as its ring watches it, the other side does not hear when it is closed.
+                if reactor::with(|reactor| reactor.owe(&self.home.bell)).is_none() {
+                    Waker::from(Arc::clone(&self.home.bell)).wake();
+                }
                 Ok(socket)
             }
         }

@@ -2,16 +2,18 @@
 
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::sync::mpsc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
-use super::kernel::BUFFER_BYTES;
+use super::kernel::{BUFFER_BYTES, Interest, Kernel, Token, Wait};
 use super::{Ring, RingSocket};
 use crate::net::socket::LooseSocket;
 
@@ -49,10 +51,15 @@ fn batched() -> (RingSocket, UnixStream) {
     (ours, theirs)
 }
 
-/// Has the socket wait for bytes.
+/// Has the socket wait for bytes, with room for a whole buffer.
 fn begin_to_read(socket: &mut RingSocket) {
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(Pin::new(socket).poll_read(&mut cx, &mut ReadBuf::new(&mut [0])).is_pending());
+    let (mut cx, mut room) = (Context::from_waker(Waker::noop()), [0; BUFFER_BYTES]);
+    assert!(Pin::new(socket).poll_read(&mut cx, &mut ReadBuf::new(&mut room)).is_pending());
+}
+
+/// Comes to rest as a conversation does that another process is to go on with.
+async fn rested(socket: &mut RingSocket) {
+    poll_fn(|cx| socket.poll_rest(cx)).await;
 }
 
 async fn sent(socket: &RingSocket) {
@@ -223,6 +230,104 @@ fn bytes_that_came_before_a_conversation_ended_are_there_for_the_next_reader() {
 }
 
 #[test]
+fn at_rest_what_was_received_is_told_and_what_comes_then_stays_in_the_socket() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        begin_to_read(&mut ours);
+        tokio::task::yield_now().await;
+        theirs.write_all(b"early").unwrap();
+        // Both may happen: that it was received, and that it is left where it is.
+        rested(&mut ours).await;
+        theirs.write_all(b"late").unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let (mut ahead, mut left) = (vec![0; ours.ahead()], [0; 16]);
+        ours.read_exact(&mut ahead).await.unwrap();
+        let count = super::slot::peek_now(ours.descriptor().unwrap(), &mut left).unwrap();
+        assert_eq!([&ahead, &left[..count]].concat(), b"earlylate");
+        // It goes on as before.
+        let mut rest = vec![0; count];
+        ours.read_exact(&mut rest).await.unwrap();
+        ours.write_all(b"answer").await.unwrap();
+        rested(&mut ours).await;
+        let mut answer = [0; 6];
+        theirs.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"answer");
+    });
+}
+
+#[test]
+fn bytes_received_ahead_fit_into_the_room_that_was_there_for_them() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        let mut room = [0; 8];
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut ours).poll_read(&mut cx, &mut ReadBuf::new(&mut room)).is_pending());
+        theirs.write_all(b"more than eight bytes").unwrap();
+        ours.read_exact(&mut room).await.unwrap();
+        assert_eq!((&room, ours.ahead()), (b"more tha", 0));
+    });
+}
+
+#[test]
+fn who_watched_a_socket_is_not_woken_once_it_lives_elsewhere() {
+    struct Counts(AtomicU32);
+    impl Wake for Counts {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        let counts = Arc::new(Counts(AtomicU32::new(0)));
+        let waker = Waker::from(Arc::clone(&counts));
+        assert!(ours.poll_readable(&mut Context::from_waker(&waker)).is_pending());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        // Meanwhile this ring does nothing: it finds the news and the letter about the move together.
+        let elsewhere = std::thread::spawn(move || {
+            let main = async move {
+                let socket = ours.detach().unwrap();
+                theirs.write_all(b"for the next conversation").unwrap();
+                drop((socket, theirs));
+            };
+            Ring::new().unwrap().block_on(&runtime(), main).unwrap();
+        });
+        elsewhere.join().unwrap();
+        let (mut later, mut other) = batched();
+        other.write_all(b"x").unwrap();
+        later.read_u8().await.unwrap();
+        assert_eq!(counts.0.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn the_other_side_hears_the_end_of_a_socket_that_its_first_ring_still_watched() {
+    on_ring(async {
+        let (mut ours, mut theirs) = batched();
+        // Idle here, and watched before long, with nobody to come back to it.
+        assert!(ours.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let (moved, other_ring) = mpsc::channel::<RingSocket>();
+        let elsewhere = std::thread::spawn(move || {
+            let ours = other_ring.recv().unwrap();
+            Ring::new()
+                .unwrap()
+                .block_on(&runtime(), async move {
+                    let socket = RingSocket::new(ours.detach().unwrap()).unwrap();
+                    drop(socket);
+                    std::future::pending::<()>().await;
+                })
+                .unwrap();
+        });
+        moved.send(ours).unwrap();
+        let ended = tokio::task::spawn_blocking(move || theirs.read(&mut [0]).unwrap());
+        assert_eq!(ended.await.unwrap(), 0);
+        drop(elsewhere);
+    });
+}
+
+#[test]
 fn the_end_and_a_broken_connection_show_on_both_sides() {
     on_ring(async {
         let (mut ours, theirs) = batched();
@@ -278,6 +383,58 @@ fn timers_and_other_threads_are_heard_while_there_is_traffic() {
         drop(ours);
         tokio::task::spawn_blocking(move || echo.join().unwrap()).await.unwrap();
     });
+}
+
+#[test]
+fn timers_are_heard_beside_a_task_that_never_waits() {
+    on_ring(async {
+        let timer = tokio::task::spawn_local(tokio::time::sleep(Duration::from_millis(5)));
+        while !timer.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn what_was_written_last_is_sent_when_the_worker_ends() {
+    let (handed, theirs) = mpsc::channel();
+    let main = async move {
+        let (mut ours, theirs) = batched();
+        handed.send(theirs).unwrap();
+        ours.write_all(b"last words").await.unwrap();
+        // It is dropped with the worker.
+        tokio::task::spawn_local(async move {
+            let _ours = ours;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+    };
+    Ring::new().unwrap().block_on(&runtime(), main).unwrap();
+    let mut said = String::new();
+    theirs.recv().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "last words");
+}
+
+#[test]
+fn completions_for_which_there_is_no_room_are_brought_later() {
+    let (one, mut other) = UnixStream::pair().unwrap();
+    other.write_all(b"x").unwrap();
+    let mut kernel = Kernel::new().unwrap();
+    // More than the kernel keeps room for, all complete at once.
+    for token in 0..10_000 {
+        kernel.poll(one.as_raw_fd(), Interest::Readable, Token(token));
+    }
+    let mut completions = Vec::new();
+    kernel.enter(Wait::No).unwrap();
+    kernel.completions(&mut completions);
+    assert!(kernel.is_overflown());
+    while kernel.is_overflown() || kernel.unsubmitted() > 0 {
+        kernel.enter(Wait::No).unwrap();
+        kernel.completions(&mut completions);
+    }
+    let mut tokens: Vec<_> = completions.iter().map(|it| it.token.0).collect();
+    tokens.sort_unstable();
+    assert_eq!(tokens, (0..10_000).collect::<Vec<_>>());
 }
 
 #[test]

@@ -48,8 +48,9 @@ pub(super) fn block_on(
         let waker = Waker::from(Arc::clone(&bell));
         let mut turns = Turns { bell, waker, ring, tasks, main, wakers: Vec::new(), waits: Waits::InTokio };
         let result = pin!(std::future::poll_fn(|cx| turns.poll(cx))).await;
-        // While there is still a ring to give their sockets to.
+        // While there is still a ring to give their sockets to, and to send their last words.
         drop(turns);
+        reactor::with(Reactor::finish);
         result
     });
     drop(reactor::replace(None));
@@ -88,16 +89,16 @@ impl Turns {
         }
         let mut traffic = 0;
         loop {
-            while self.run() {
-                enter(Wait::No)?;
-            }
+            let has_more = self.run();
             if self.main.is_finished() {
                 return Poll::Ready(Ok(()));
             }
             let news = reactor::with(Reactor::take_news).unwrap_or_default();
-            traffic += news.traffic;
+            traffic += news.traffic + u32::from(has_more);
             if traffic > 0 {
                 self.waits = Waits::InRing;
+                // Also where no turn waits: else timers and connects would never have theirs.
+                reactor::with(|it| it.start_tick(TICK));
             }
             if news.tick {
                 if traffic == 0 {
@@ -109,6 +110,7 @@ impl Turns {
                 return Poll::Pending;
             }
             match self.waits {
+                _ if has_more => enter(Wait::No)?,
                 Waits::InRing => self.wait_in_ring()?,
                 Waits::InTokio => {
                     if self.begin_to_wait_in_tokio(cx)? {
@@ -124,7 +126,7 @@ impl Turns {
         reactor::with(|it| it.take_wakers(&mut self.wakers));
         self.wakers.drain(..).for_each(Waker::wake);
         if self.bell.take() {
-            // It never ends by itself as long as `main` runs; that is asked for after each turn.
+            // It never ends by itself as long as `main` runs; that is asked after each turn.
             let _ = Pin::new(&mut self.tasks).poll(&mut Context::from_waker(&self.waker));
         }
         self.bell.is_rung() || reactor::with(|it| it.is_urgent()).unwrap_or(false)
