@@ -379,6 +379,9 @@ fn pg_recvlogical_prints_changes_as_they_happen() {
     assert!(lines.next().unwrap().unwrap().starts_with("COMMIT "));
     drop(receive);
     eventually("its server is gone", || pooler.show("SHOW SERVERS").is_empty());
+    // PostgreSQL hears of it a little later than the pooler says it.
+    let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{name}'");
+    eventually("the slot is free", || primary().execute(&active) == "f");
     primary().execute(&format!("SELECT pg_drop_replication_slot('{name}')"));
 }
 
