@@ -42,18 +42,35 @@ as_root() {
     fi
 }
 
+# Units that systemd starts by itself, where there is systemd; it need not run.
+enabled_units() { systemctl --root=/ list-unit-files --state=enabled --no-legend 2>/dev/null | cut -d' ' -f1 | sort || true; }
+
+# apt_install PACKAGE…: without the services that packages start, now and at the next boot. A machine that runs tests is
+# not asked for another PostgreSQL, Redis or Prometheus on the ports of its own.
+apt_install() (
+    policy=/usr/sbin/policy-rc.d before="$(enabled_units)"
+    if [ ! -e "$policy" ]; then
+        trap 'as_root rm -f "$policy"' EXIT
+        # What Debian's scripts ask whether a service may be started: 101 is "no".
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy" || exit
+    fi
+    as_root apt-get update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" || exit
+    mapfile -t new < <(comm -13 <(printf '%s\n' "$before") <(enabled_units))
+    if [ "${#new[@]}" != 0 ]; then as_root systemctl --root=/ disable "${new[@]}"; fi
+)
+
 # install_packages WHAT-FOR DEBIAN-PACKAGES [FEDORA-PACKAGES [ALPINE-PACKAGES]]
 install_packages() {
     local purpose="$1" debian="$2" fedora="${3:-$2}" alpine="${4:-$2}" log="$TARGET/install.log"
     local manual="Please install it yourself (on Debian: apt-get install $debian) and run this again."
-    say "Installing $purpose from the distribution; the log is $log"
+    say "Installing $purpose from the distribution, without starting any service; the log is $log"
     if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
         die "$purpose is missing, and installing it takes root or sudo. $manual"
     fi
     # shellcheck disable=SC2086 # the lists are meant to be split
     if command -v apt-get >/dev/null; then
-        { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y --no-install-recommends $debian; } >"$log" 2>&1
+        apt_install $debian >"$log" 2>&1
     elif command -v dnf >/dev/null; then
         as_root dnf install -y $fedora >"$log" 2>&1
     elif command -v apk >/dev/null; then
@@ -104,7 +121,9 @@ need_commands() {
 # What tests/stack runs beside PostgreSQL: servers, the programs that the stack's scripts call, and their examiners.
 need_stack() {
     need_commands "what the tests of the stack need" redis-server=redis-server redis-cli=redis-tools aws=awscli age=age \
-        openssl=openssl curl=curl docker-compose=docker-compose shellcheck=shellcheck redis-sentinel=redis-sentinel promtool=prometheus
+        openssl=openssl curl=curl docker-compose=docker-compose shellcheck=shellcheck redis-sentinel=redis-sentinel \
+        promtool=prometheus prometheus-node-exporter=prometheus-node-exporter \
+        prometheus-postgres-exporter=prometheus-postgres-exporter prometheus-redis-exporter=prometheus-redis-exporter
 }
 
 # is_open PORT: whether somebody listens on 127.0.0.1:PORT.
