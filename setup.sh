@@ -99,7 +99,7 @@ write_env() {
     local name recipient
     (umask 077 && cp .env.example "$ENV_FILE.new" && chmod 600 "$ENV_FILE.new")
     for name in POSTGRES_PASSWORD DB_PASSWORD ADMIN_PASSWORD MONITOR_PASSWORD MINIO_ROOT_PASSWORD REDIS_PASSWORD \
-        REDIS_COMMANDER_PASSWORD; do
+        REDIS_COMMANDER_PASSWORD GRAFANA_PASSWORD; do
         write "$name" "$(random)"
     done
     write COMPOSE_PROFILES "$PROFILE"
@@ -112,6 +112,7 @@ write_env() {
         write CLIENT_TLS_KEY_FILE /tls/pgweir.key
         write POSTGRES_SSL on
         write SERVER_TLS_SSLMODE require
+        write POSTGRES_EXPORTER_SSLMODE require
         write TLS_NAME "$(hostname -f 2>/dev/null || hostname)"
         write POSTGRES_LOG_SLOWER_THAN 1s
         write POSTGRES_LOG_CONNECTIONS off
@@ -178,10 +179,15 @@ TEXT
     if [ "$(profile)" = production ]; then
         cat <<TEXT
   Keep a copy of secrets/backup.key elsewhere: without it no backup can be read.
-  Put server.crt and server.key into secrets/ (tailscale cert), then: docker compose up keys && docker compose restart pgweir postgres
+  Put server.crt and server.key into secrets/ (tailscale cert), then: docker compose up keys && docker compose kill -s HUP pgweir postgres
 TEXT
     else
         say "  Redis Commander: http://127.0.0.1:${REDIS_COMMANDER_PORT:-8081} as ${REDIS_COMMANDER_USER:-admin}"
+    fi
+    if [[ ",${COMPOSE_PROFILES:-}," == *,monitoring,* ]]; then
+        say "  Prometheus: http://$address:${PROMETHEUS_PORT:-9090}, Grafana: http://$address:${GRAFANA_PORT:-3001} as admin"
+    else
+        say "  Prometheus and Grafana: COMPOSE_PROFILES=$(profile),monitoring in .env, then ./setup.sh again"
     fi
 }
 

@@ -11,44 +11,42 @@ settings
 
 STARTED=$SECONDS
 NAME="$PREFIX$STAMP.sql.gz" ENCRYPT=''
-WORK='' PARTIAL='' SCRATCH='' STATUS=failed
+WORK='' PARTIAL='' SCRATCH='' KEPT=''
 
-# What monitoring reads, in Prometheus' text format: replaced in one step.
+# metric NAME VALUE HELP
+metric() {
+    printf '# HELP %s %s\n# TYPE %s gauge\n%s{database="%s"} %s\n' "$1" "$3" "$1" "$1" "$DATABASE" "$2"
+}
+
+# publish STATUS: what the alerts of config/monitoring go by, for node_exporter's textfile directory; replaced in one step.
 publish() {
-    local file="$BACKUP_DIR/backup.prom" success=0 size=0
-    if [ -f "$file" ]; then
-        success="$(sed -n 's/^lingudesk_backup_last_success_timestamp_seconds //p' "$file")"
-        size="$(sed -n 's/^lingudesk_backup_size_bytes //p' "$file")"
-    fi
-    if [ "$STATUS" != failed ]; then
+    local file="$METRICS_DIR/backup.prom" success size
+    if [ -n "$KEPT" ]; then
         success="$(date +%s)"
         size="$(stat -c %s "$BACKUP_DIR/$NAME")"
+    else
+        success="$(published backup_last_success_timestamp_seconds "$file")"
+        size="$(published backup_size_bytes "$file")"
     fi
     {
-        say "# HELP lingudesk_backup_last_run_timestamp_seconds When the last backup ended, well or not."
-        say "# TYPE lingudesk_backup_last_run_timestamp_seconds gauge"
-        say "lingudesk_backup_last_run_timestamp_seconds $(date +%s)"
-        say "# HELP lingudesk_backup_last_success_timestamp_seconds When the last good backup ended."
-        say "# TYPE lingudesk_backup_last_success_timestamp_seconds gauge"
-        say "lingudesk_backup_last_success_timestamp_seconds ${success:-0}"
-        say "# HELP lingudesk_backup_last_run_failed Whether the last backup failed, or its copy off this machine."
-        say "# TYPE lingudesk_backup_last_run_failed gauge"
-        say "lingudesk_backup_last_run_failed $([ "$STATUS" = good ]; say $?)"
-        say "# HELP lingudesk_backup_size_bytes Size of the last good backup."
-        say "# TYPE lingudesk_backup_size_bytes gauge"
-        say "lingudesk_backup_size_bytes ${size:-0}"
-        say "# HELP lingudesk_backup_duration_seconds How long the last backup took."
-        say "# TYPE lingudesk_backup_duration_seconds gauge"
-        say "lingudesk_backup_duration_seconds $((SECONDS - STARTED))"
-    } 2>/dev/null >"$file.new" && chmod 644 "$file.new" && mv "$file.new" "$file" || rm -f "$file.new"
+        metric backup_last_run_timestamp_seconds "$(date +%s)" "When the last backup ended, well or not."
+        metric backup_last_success_timestamp_seconds "${success:-0}" "When the last good backup ended."
+        metric backup_last_exit_status "$1" "How the last backup ended: 0 is good, the others are in backup/common.sh."
+        metric backup_size_bytes "${size:-0}" "Size of the last good backup."
+        metric backup_duration_seconds "$((SECONDS - STARTED))" "How long the last backup took."
+    } 2>/dev/null >"$file.new" && chmod 644 "$file.new" && mv "$file.new" "$file" || {
+        rm -f "$file.new"
+        log "Monitoring is not told of this: $file cannot be written" >&2
+    }
 }
 
 # shellcheck disable=SC2317,SC2329 # run by the trap
 clean_up() {
+    local status=$?
     if [ -n "$SCRATCH" ]; then sql postgres -c "DROP DATABASE IF EXISTS \"$SCRATCH\" WITH (FORCE)" 2>/dev/null; fi
     if [ -n "$PARTIAL" ]; then rm -f "$PARTIAL" "$PARTIAL.contents"; fi
     if [ -n "$WORK" ]; then rm -rf "$WORK"; fi
-    publish
+    publish "$status"
 }
 
 encryption() {
@@ -191,17 +189,12 @@ dump
 exec 7>&- 8<&-
 verify
 keep
-STATUS=good
+KEPT=yes
 log "Backed up $DATABASE: $BACKUP_DIR/$NAME, $(stat -c %s "$BACKUP_DIR/$NAME") bytes, $(awk -F '\t' '{ rows += $2 } END { print rows + 0 }' "$WORK/counts") rows of $(wc -l <"$WORK/counts") tables, verified"
 if has_offsite; then
-    if copy_offsite; then
-        log "Copied to $OFFSITE at $S3_ENDPOINT"
-    else
-        STATUS=here_only
-    fi
-fi
-if [ "$STATUS" = here_only ]; then
     # Nothing is forgotten while there is only one place.
-    log_fail "$NO_OFFSITE" "The backup is good, but could not be copied to $OFFSITE at $S3_ENDPOINT: $(complaints)"
+    copy_offsite ||
+        log_fail "$NO_OFFSITE" "The backup is good, but could not be copied to $OFFSITE at $S3_ENDPOINT: $(complaints)"
+    log "Copied to $OFFSITE at $S3_ENDPOINT"
 fi
 forget

@@ -45,6 +45,7 @@ settings() {
         fail "$USAGE" "BACKUP_RETENTION_DAYS is \"$RETENTION_DAYS\": it must be a number of days, 1 at least"
     [ -d "$BACKUP_DIR" ] && [ -w "$BACKUP_DIR" ] ||
         fail "$FAILED" "BACKUP_DIR $BACKUP_DIR is not a directory that $(id -un 2>/dev/null || id -u) may write"
+    METRICS_DIR="${METRICS_DIR:-$BACKUP_DIR}"
     # Names of backups: lingudesk_backup_20250120_030000.sql.gz, and .age behind it for an encrypted one.
     PREFIX="${DATABASE}_backup_"
     STAMP="$(date +%Y%m%d_%H%M%S)"

@@ -120,21 +120,21 @@ check_redis() {
 }
 
 check_backup() {
-    local text success failed age
+    local text success status age
     if in_docker; then
-        text="$(docker compose exec -T backup cat /backup/backup.prom 2>/dev/null)"
+        text="$(docker compose exec -T backup cat /metrics/backup.prom 2>/dev/null)"
     else
-        text="$(cat "${BACKUP_DIR:-/backup}/backup.prom" 2>/dev/null)"
+        text="$(cat "${METRICS_DIR:-${BACKUP_DIR:-/backup}}/backup.prom" 2>/dev/null)"
     fi
-    success="$(sed -n 's/^lingudesk_backup_last_success_timestamp_seconds //p' <<<"$text")"
-    failed="$(sed -n 's/^lingudesk_backup_last_run_failed //p' <<<"$text")"
+    success="$(published backup_last_success_timestamp_seconds /dev/stdin <<<"$text")"
+    status="$(published backup_last_exit_status /dev/stdin <<<"$text")"
     if [ -z "$success" ] || [ "$success" = 0 ]; then
         alert backup "there has been no good one yet"
         return
     fi
     age=$(($(date +%s) - success))
-    if [ "$failed" != 0 ]; then
-        alert backup "the last one failed, see backup.log; the last good one is $((age / 3600)) hours old"
+    if [ "$status" != 0 ]; then
+        alert backup "the last one failed with $status, see backup.log; the last good one is $((age / 3600)) hours old"
     else
         judge backup "the last one is $((age / 3600)) hours old" [ "$age" -le "$BACKUP_AGE_MAX_SECONDS" ]
     fi

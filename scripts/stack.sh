@@ -26,6 +26,9 @@ load_env() {
     done <"$1"
 }
 
+# published METRIC FILE: the value of a metric in a file of Prometheus' text format, or nothing.
+published() { sed -n "s/^$1{.*} //p" "$2" 2>/dev/null; }
+
 # The profile that .env names: what is not production is development.
 profile() {
     case ",${COMPOSE_PROFILES:-}," in

@@ -163,13 +163,19 @@ fn secrets_are_looked_up_by_a_role_that_can_do_nothing_else() {
 
 #[test]
 fn compose_files_are_valid_with_each_profile() {
-    for (file, profiles) in [
-        ("config/homelab/docker-compose.yml", &[][..]),
-        ("config/spike/docker-compose.yml", &["development"]),
-        ("config/spike/docker-compose.yml", &[]),
-        ("config/arasul/docker-compose.yml", &[]),
-        ("config/monitoring/docker-compose.yml", &["monitoring"]),
+    let spike = text(&root().join("config/spike/env.local.example"));
+    for (file, env, profiles) in [
+        ("config/homelab/docker-compose.yml", "SECRETS_DIR=/srv/secrets\n", &[][..]),
+        ("config/spike/docker-compose.yml", &spike, &["development"]),
+        ("config/spike/docker-compose.yml", &spike, &[]),
+        ("config/arasul/docker-compose.yml", "POSTGRES_PASSWORD=secret\n", &[]),
     ] {
+        let with = crate::compose::config(file, &[], Some(env), profiles);
+        assert!(with.stderr.is_empty(), "{file}: {}", with.stderr);
+        let with = with.succeeded();
+        for value in env.lines().filter_map(|line| line.split_once("PASSWORD=")).map(|(_, value)| value) {
+            assert!(with.contains(value), "{file} makes no use of {value}");
+        }
         let text = crate::compose::config(file, &[], None, profiles).succeeded();
         // Nothing is published to the world, and every image is pinned.
         for line in
@@ -192,6 +198,16 @@ fn compose_files_are_valid_with_each_profile() {
     ] {
         assert!(homelab.contains(part), "{part} is not in\n{homelab}");
     }
+}
+
+/// By the schema of the Compose specification itself: Debian's docker-compose is older than what people run.
+#[test]
+fn compose_files_keep_to_the_specification() {
+    let mut check = Command::new(drivers().join("examiners/bin/check-jsonschema"));
+    check.args(["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]);
+    let systems = ["homelab", "spike", "arasul"];
+    check.args(systems.map(|system| format!("config/{system}/docker-compose.yml")));
+    shell::run(check.current_dir(root())).succeeded();
 }
 
 #[test]

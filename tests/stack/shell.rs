@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::place;
+use crate::support::place::{self, Guarded};
 
 /// Where distributions put programs: what lies elsewhere may be closed to the servers' user.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,11 +56,19 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not installed: `make test` installs it"))
 }
 
+/// A new directory of the servers' user, gone with the test process, whatever way that ends.
+pub fn scratch(kind: &str) -> PathBuf {
+    let directory = place::directory(kind);
+    // A guard with nothing to guard but the directory.
+    std::mem::forget(Guarded::start(&directory, Path::new("true"), &[]));
+    directory
+}
+
 /// A copy of these files and directories of the checkout, at the same places below a directory of the servers' user,
-/// to whom the checkout itself may be closed.
+/// to whom the checkout itself may be closed. Gone with the test process.
 #[track_caller]
 pub fn copy_of(paths: &[&str]) -> PathBuf {
-    let copy = place::directory("copy");
+    let copy = scratch("copy");
     for path in paths {
         let target = copy.join(path);
         std::fs::create_dir_all(target.parent().expect("below the copy")).unwrap();

@@ -140,7 +140,7 @@ fn production_makes_no_backup_in_the_clear() {
     operator.run_with(&secret, BACKUP, &[]).failed(6);
     operator.run_with(&[("BACKUP_ENCRYPTION", "maybe")], BACKUP, &[]).failed(2);
     assert_eq!(operator.names(), Vec::<String>::new());
-    assert!(operator.published("lingudesk_backup_last_run_failed 1"));
+    assert!(operator.published("backup_last_exit_status", "2"));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn backups_that_are_too_old_are_forgotten_here_and_there() {
     let told = operator.run_with(&unreachable, BACKUP, &[]).failed(9);
     assert!(told.contains("The backup is good, but could not be copied"), "{told}");
     assert!(operator.backups.join(&older).exists());
-    assert!(operator.published("lingudesk_backup_last_run_failed 1"));
+    assert!(operator.published("backup_last_exit_status", "9"));
     for name in [&old, &young] {
         let file = operator.backups.join(name).display().to_string();
         store.aws(&["s3", "cp", &file, "s3://backups/"]);
@@ -181,15 +181,16 @@ fn backups_that_are_too_old_are_forgotten_here_and_there() {
     let newest = operator.newest();
     let newest = newest.file_name().unwrap().to_str().unwrap();
     assert!(!there.contains(&old) && there.contains(&young) && there.contains(newest), "{there}");
-    assert!(operator.published("lingudesk_backup_last_run_failed 0"));
+    assert!(operator.published("backup_last_exit_status", "0"));
     for wrong in ["0", "a week", "-1"] {
         operator.run_with(&[("BACKUP_RETENTION_DAYS", wrong)], BACKUP, &[]).failed(2);
     }
 }
 
 impl Operator {
-    /// Whether this line is among what monitoring reads of the last backup.
-    fn published(&self, line: &str) -> bool {
+    /// Whether monitoring reads this value of the last backup.
+    fn published(&self, metric: &str, value: &str) -> bool {
+        let line = format!("{metric}{{database=\"lingudesk\"}} {value}");
         std::fs::read_to_string(self.backups.join("backup.prom")).unwrap().lines().any(|it| it == line)
     }
 }

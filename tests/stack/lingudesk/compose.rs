@@ -7,7 +7,17 @@ use crate::shell;
 
 const FILE: &str = "docker-compose.yml";
 const CONTEXTS: &[&str] = &["backup"];
-const PROFILES: &[&[&str]] = &[&[], &["development"], &["production"]];
+const PROFILES: &[&[&str]] = &[
+    &[],
+    &["development"],
+    &["production"],
+    &["monitoring"],
+    &["development", "monitoring"],
+    &["production", "monitoring"],
+];
+
+/// The services of the profile `monitoring`.
+const WATCHERS: &[&str] = &["grafana", "node-exporter", "postgres-exporter", "prometheus", "redis-exporter"];
 
 /// The lines of each service, without their first indentation.
 fn services(config: &str) -> BTreeMap<String, String> {
@@ -57,6 +67,7 @@ fn profiles_add_their_own_tools() {
         let wanted: &[&str] = match name.as_str() {
             "redis-commander" => &["development"],
             "production-check" => &["production"],
+            name if WATCHERS.contains(&name) => &["monitoring"],
             _ => &[],
         };
         assert_eq!(profile(name), wanted, "{name}");
@@ -65,9 +76,12 @@ fn profiles_add_their_own_tools() {
 
 #[test]
 fn every_service_is_limited_pinned_and_watched() {
-    let read = compose::config(FILE, CONTEXTS, Some(&example()), &["development", "production"]).succeeded();
+    let profiles = ["development", "production", "monitoring"];
+    let read = compose::config(FILE, CONTEXTS, Some(&example()), &profiles).succeeded();
     let services = services(&read);
-    assert_eq!(services.len(), 9);
+    assert_eq!(services.len(), 9 + WATCHERS.len());
+    // Those have a health of their own image, or none: Prometheus says whether it reaches them.
+    let unwatched = |name: &str| name == "redis-commander" || name.ends_with("-exporter");
     let once = ["keys", "minio-init", "production-check"];
     for (name, text) in &services {
         for line in ["mem_limit: ", "cpus: ", "pids_limit: ", "- no-new-privileges:true", "max-size: 10m"] {
@@ -80,14 +94,14 @@ fn every_service_is_limited_pinned_and_watched() {
             assert!(!text.contains("restart:") && text.contains("read_only: true"), "{name}");
         } else {
             assert!(text.contains("restart: unless-stopped"), "{name}");
-            assert!(text.contains("healthcheck:") || name == "redis-commander", "{name}");
+            assert!(text.contains("healthcheck:") || unwatched(name), "{name}");
         }
         let ports: Vec<&str> = text.lines().skip_while(|line| *line != "ports:").skip(1).collect();
         let ports: Vec<&str> = ports.into_iter().take_while(|line| line.starts_with('-')).collect();
         assert!(ports.iter().all(|port| port.contains("127.0.0.1:")), "{name}: {ports:?}");
     }
     assert!(services["backup"].contains("BACKUP_SCHEDULE: 0 3 * * *"));
-    for name in ["backup", "minio-init"] {
+    for name in ["backup", "minio-init", "node-exporter", "postgres-exporter", "redis-exporter"] {
         assert!(
             services[name].contains("networks:\n  data: null\n") && !services[name].contains("published"),
             "{name}"

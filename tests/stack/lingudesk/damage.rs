@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::backup::{BACKUP, RESTORE, key};
-use super::{Operator, ROWS, contents, databases, files, postgres};
-use crate::servers::postgres::Postgres;
+use super::{Operator, ROWS, contents, databases, files, image, postgres};
+use crate::servers::postgres::{Image, Postgres};
 use crate::shell;
 use crate::support::place;
 
@@ -158,22 +158,53 @@ fn a_restore_that_is_asked_wrongly_changes_nothing() {
     assert!(!log.contains("-secret"), "no password gets into a log");
 }
 
-/// Runs backup.sh where `directory` is a file system of its own with room for `kilobytes`, and adds what is left there
+/// PostgreSQL's own disk fills up: while the new database is made, and while the rows go into it.
+#[test]
+fn a_full_disk_of_postgresql_leaves_no_half_restored_database() {
+    let roomy = postgres();
+    let operator = Operator::of(&roomy);
+    roomy.execute("INSERT INTO audit.logs (action) SELECT md5(n::text) FROM generate_series(1, 200000) n");
+    let file = operator.back_up();
+    for (room_kilobytes, reason) in
+        [(1 << 10, "A new database cannot be made"), (14 << 10, "The restore failed")]
+    {
+        let image = Image { room_kilobytes: Some(room_kilobytes), ..image("development") };
+        let postgres = image.start();
+        let before = contents(&postgres, "lingudesk");
+        let port = postgres.port.to_string();
+        let told =
+            operator.run_with(&[("PGPORT", &port)], RESTORE, &["-f", file.to_str().unwrap()]).failed(7);
+        assert!(told.contains(reason) && told.contains("could not extend file"), "{told}");
+        assert_eq!(databases(&postgres), ["lingudesk"]);
+        assert_eq!(contents(&postgres, "lingudesk"), before);
+        postgres.execute("INSERT INTO content.languages (code, name) VALUES ('nl', 'Dutch')");
+    }
+}
+
+/// Runs a script where `directory` is a file system of its own with room for `kilobytes`, and adds what is left there
 /// to what it prints. Takes root, or a kernel that lets anyone be root in a namespace of his own.
-fn back_up_in_small_space(operator: &Operator, directory: &Path, kilobytes: u32) -> shell::Outcome {
+fn in_small_space(
+    operator: &Operator,
+    (directory, kilobytes): (&Path, u32),
+    script: &str,
+    arguments: &[&str],
+) -> shell::Outcome {
     let root = rustix::process::geteuid().is_root();
     let other = if root { "setpriv --reuid=postgres --regid=postgres --init-groups" } else { "" };
-    let script = format!(
+    let shell = format!(
         "mount -t tmpfs -o size={kilobytes}k,mode=0777 tmpfs \"$1\" || exit 99
-         {other} \"$2\"
+         directory=\"$1\"
+         shift
+         {other} \"$@\"
          code=$?
-         echo \"left: $(ls -A \"$1\" | tr '\\n' ' ')\"
+         echo \"left: $(ls -A \"$directory\" | tr '\\n' ' ')\"
          exit $code"
     );
     let mut command = Command::new("unshare");
     command.args(if root { &["-m"][..] } else { &["-r", "-m"] });
     command.env_clear().env("HOME", "/tmp").env("LC_ALL", "C").envs(operator.environment.iter().cloned());
-    command.current_dir("/").args(["sh", "-c", &script, "sh"]).arg(directory).arg(files().join(BACKUP));
+    command.current_dir("/").args(["sh", "-c", &shell, "sh"]).arg(directory).arg(files().join(script));
+    command.args(arguments);
     shell::run(&mut command)
 }
 
@@ -182,7 +213,7 @@ fn a_full_disk_leaves_no_half_backup_behind() {
     let postgres = postgres();
     let operator = Operator::of(&postgres);
     postgres.execute("INSERT INTO audit.logs (action) SELECT md5(n::text) FROM generate_series(1, 20000) n");
-    let told = back_up_in_small_space(&operator, &operator.backups, 100);
+    let told = in_small_space(&operator, (&operator.backups, 100), BACKUP, &[]);
     assert!(told.stderr.contains("No space left on device"), "{told:?}");
     assert_eq!(told.code, Some(7), "{told:?}");
     assert!(told.stdout.contains("left: ") && !told.stdout.contains("lingudesk_backup_"), "{told:?}");
@@ -190,10 +221,17 @@ fn a_full_disk_leaves_no_half_backup_behind() {
     // The backup would fit, but not what verifies it.
     let small = place::directory("small");
     let operator = operator.set("TMPDIR", small.to_str().unwrap());
-    let told = back_up_in_small_space(&operator, &small, 16);
+    let told = in_small_space(&operator, (&small, 16), BACKUP, &[]);
     assert_eq!(told.code, Some(7), "{told:?}");
     assert!(told.stdout.contains("left: \n") || told.stdout.contains("left:  "), "{told:?}");
     assert_eq!(operator.names(), Vec::<String>::new(), "no half backup");
+    assert_eq!(databases(&postgres), ["lingudesk"]);
+    // A restore has no room for what it examines.
+    let operator = operator.set("TMPDIR", "/tmp");
+    let file = operator.back_up().display().to_string();
+    let operator = operator.set("TMPDIR", small.to_str().unwrap());
+    let told = in_small_space(&operator, (&small, 16), RESTORE, &["-f", &file]);
+    assert_eq!(told.code, Some(7), "{told:?}");
     assert_eq!(databases(&postgres), ["lingudesk"]);
     let _ = std::fs::remove_dir_all(small);
 }

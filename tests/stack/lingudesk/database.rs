@@ -2,6 +2,7 @@
 
 use super::{Operator, image, password, postgres, weir};
 use crate::servers::postgres::Postgres;
+use crate::shell;
 use crate::support::raw::Raw;
 
 #[test]
@@ -140,6 +141,16 @@ fn pools_have_their_schemas_sizes_and_modes() {
     let mut monitor = weir.login("pgweir", "monitor", password("MONITOR_PASSWORD"));
     assert!(!monitor.rows("SHOW POOLS").is_empty());
     monitor.failure("PAUSE");
+}
+
+#[test]
+fn lingudesk_serves_its_services_by_psycopg() {
+    let postgres = postgres();
+    let weir = weir(&postgres);
+    let login = ("lingudesk_content", "db_user", password("DB_PASSWORD"));
+    shell::run(&mut crate::systems::client("lingudesk.py", &weir, login)).succeeded();
+    assert_eq!(postgres.execute("SELECT count(*) FROM content.decks WHERE language_code = 'ja'"), "2");
+    assert_eq!(postgres.execute("SELECT count(*) FROM ai.cache_entries"), "1");
 }
 
 /// A tenant's own transaction: names the user, runs the query, and gives its first value and the server's process.

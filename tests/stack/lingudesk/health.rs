@@ -52,7 +52,11 @@ fn the_health_check_tells_what_is_down() {
     let prom = operator.backups.join("backup.prom");
     let published = std::fs::read_to_string(&prom).unwrap();
     for (change, told) in [
-        (published.replace("run_failed 0", "run_failed 1"), "ALERT  backup      the last one failed"),
+        (
+            published
+                .replace("exit_status{database=\"lingudesk\"} 0", "exit_status{database=\"lingudesk\"} 7"),
+            "ALERT  backup      the last one failed with 7",
+        ),
         (late(&published), "ALERT  backup      the last one is 30 hours old"),
     ] {
         place::write(&prom, &change);
@@ -78,7 +82,7 @@ fn the_health_check_tells_what_is_down() {
 
 /// What would be published, had the last good backup been thirty hours ago.
 fn late(published: &str) -> String {
-    const NAME: &str = "lingudesk_backup_last_success_timestamp_seconds ";
+    const NAME: &str = "backup_last_success_timestamp_seconds{database=\"lingudesk\"} ";
     let line = |line: &str| match line.strip_prefix(NAME) {
         Some(time) => format!("{NAME}{}\n", time.parse::<u64>().unwrap() - 30 * 3600),
         None => format!("{line}\n"),

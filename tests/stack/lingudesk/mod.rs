@@ -8,6 +8,7 @@ mod database;
 mod health;
 mod services;
 mod setup;
+mod watching;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +17,7 @@ use std::sync::OnceLock;
 use crate::servers::postgres::{Image, Postgres};
 use crate::servers::weir::Weir;
 use crate::shell;
-use crate::support::place::{self, Guarded};
+use crate::support::place;
 
 /// The passwords of `.env`.
 const PASSWORDS: &[(&str, &str)] = &[
@@ -36,9 +37,8 @@ fn password(name: &str) -> &'static str {
 fn files() -> &'static Path {
     static FILES: OnceLock<PathBuf> = OnceLock::new();
     FILES.get_or_init(|| {
-        let copy = shell::copy_of(&["backup", "monitoring", "config/lingudesk", "scripts/stack.sh"]);
-        std::mem::forget(Guarded::start(&copy, Path::new("true"), &[]));
-        copy
+        let paths = ["backup", "monitoring", "config/lingudesk", "config/monitoring", "scripts/stack.sh"];
+        shell::copy_of(&paths)
     })
 }
 
@@ -172,19 +172,7 @@ const ROWS: &str = r#"
 /// The number of rows of every table and a checksum over them, of one database of the cluster.
 #[track_caller]
 fn contents(postgres: &Postgres, database: &str) -> String {
-    let mut psql = postgres.client("psql");
-    psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-c"]);
-    let per_table = r"SELECT format('SELECT %L, count(*), md5(string_agg(t::text, chr(10) ORDER BY t::text)) FROM ONLY %s t',
-               c.oid::regclass, c.oid::regclass)
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'r' AND n.nspname !~ '^pg_|^information_schema$' ORDER BY c.oid::regclass::text";
-    let selects = shell::run(psql.arg(per_table)).succeeded();
-    let mut psql = postgres.client("psql");
-    psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database]);
-    for select in selects.lines() {
-        psql.args(["-c", select]);
-    }
-    let answer = shell::run(&mut psql).succeeded();
+    let answer = postgres.contents(database);
     assert!(answer.lines().count() >= 20, "{answer}");
     answer
 }

@@ -4,6 +4,7 @@
 pub mod postgres;
 pub mod redis;
 pub mod s3;
+pub mod watcher;
 pub mod weir;
 
 use std::path::Path;

@@ -25,6 +25,8 @@ pub struct Image {
     pub init: Vec<PathBuf>,
     /// The service's other environment variables.
     pub environment: Vec<(String, String)>,
+    /// The databases lie on a file system of their own, with so much room left at the start.
+    pub room_kilobytes: Option<u32>,
 }
 
 /// A running cluster; it ends when it is dropped.
@@ -35,6 +37,14 @@ pub struct Postgres {
     pub port: u16,
     server: Option<Guarded>,
 }
+
+/// Runs PostgreSQL with `$1/base` on a file system of its own that has `$2` kB more than it needs; the log of changes lies
+/// elsewhere. In a namespace, where its own user may mount.
+const SMALL_DISK: &str = r#"
+size=$(($(du -sk "$1/base" | cut -f1) + $2))
+mv "$1/base" "$1/base.whole" && mkdir -m 700 "$1/base" && mount -t tmpfs -o "size=${size}k,mode=0700" tmpfs "$1/base" &&
+    cp -a "$1/base.whole/." "$1/base/" && shift 2 && exec "$@"
+"#;
 
 /// The image's entry point lets nobody in over TCP without a password.
 const INITDB: &[&str] =
@@ -51,6 +61,7 @@ impl Image {
             options: Vec::new(),
             init: Vec::new(),
             environment: Vec::new(),
+            room_kilobytes: None,
         }
     }
 
@@ -84,7 +95,7 @@ impl Image {
         let directory = place::directory("image");
         let mut first = Postgres {
             directory: directory.clone(),
-            image: self.clone(),
+            image: Self { room_kilobytes: None, ..self.clone() },
             port: place::free_port(),
             server: None,
         };
@@ -135,13 +146,26 @@ impl Postgres {
         let fast = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
         options.extend(local.iter().chain(&fast).flat_map(|it| ["-c".to_owned(), (*it).to_owned()]));
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let server = Guarded::start(&self.directory, &place::postgres_program("postgres"), &options);
+        let (program, options) = self.command_line(&options);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let server = Guarded::start(&self.directory, &program, &options);
         crate::support::eventually("PostgreSQL takes logins", || {
             assert!(server.is_alive(), "PostgreSQL did not start:\n{}", log(&self.directory));
             let mut ready = self.client("pg_isready");
             shell::run(ready.arg("-q")).code == Some(0)
         });
         self.server = Some(server);
+    }
+
+    /// PostgreSQL's own, or where the room on its disk is limited, what makes it so.
+    fn command_line(&self, options: &[&str]) -> (PathBuf, Vec<String>) {
+        let program = place::postgres_program("postgres");
+        let own = options.iter().map(|it| (*it).to_owned());
+        let Some(room) = self.image.room_kilobytes else { return (program, own.collect()) };
+        let words = ["-U", "--map-current-user", "--keep-caps", "-m", "sh", "-c", SMALL_DISK, "sh"];
+        let words = words.into_iter().map(str::to_owned);
+        let place = [self.data().display().to_string(), room.to_string(), program.display().to_string()];
+        (PathBuf::from("unshare"), words.chain(place).chain(own).collect())
     }
 
     /// Ends it as a stopped container would; [`Postgres::resume`] brings it back on the same port.
@@ -206,6 +230,32 @@ impl Postgres {
         let mut psql = self.client("psql");
         psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql]);
         shell::run(&mut psql).succeeded().trim_end().to_owned()
+    }
+
+    /// The number of rows of every table and a checksum over them, of one database of the cluster.
+    #[track_caller]
+    pub fn contents(&self, database: &str) -> String {
+        let per_table = r"SELECT format('SELECT %L, count(*), md5(string_agg(t::text, chr(10) ORDER BY t::text)) FROM ONLY %s t',
+                   c.oid::regclass, c.oid::regclass)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind = 'r' AND n.nspname !~ '^pg_|^information_schema$' ORDER BY c.oid::regclass::text";
+        let mut psql = self.client("psql");
+        psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-c"]);
+        let selects = shell::run(psql.arg(per_table)).succeeded();
+        let mut psql = self.client("psql");
+        psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        for select in selects.lines() {
+            psql.args(["-c", select]);
+        }
+        shell::run(&mut psql).succeeded()
+    }
+
+    /// SQL on another database of the cluster, as the superuser.
+    #[track_caller]
+    pub fn execute_in(&self, database: &str, sql: &str) {
+        let mut psql = self.client("psql");
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
+        shell::run(&mut psql).succeeded();
     }
 
     /// A session over TCP, with a password.

@@ -22,7 +22,7 @@ pub fn drivers() -> PathBuf {
 
 /// Runs a script of `clients` as this user through pgweir, for what it prints.
 #[track_caller]
-fn client(script: &str, weir: &Weir, (database, user, password): (&str, &str, &str)) -> Command {
+pub fn client(script: &str, weir: &Weir, (database, user, password): (&str, &str, &str)) -> Command {
     let drivers = drivers();
     let file = shell::root().join("tests/stack/clients").join(script);
     let mut command = match script.ends_with(".py") {
