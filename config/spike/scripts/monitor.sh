@@ -39,6 +39,10 @@ echo "== machine"
 read -r load _ </proc/loadavg
 echo "load $load"
 awk '/^MemTotal/ {total = $2} /^MemAvailable/ {free = $2} END {printf "memory used %.0f %%\n", 100 * (1 - free / total)}' /proc/meminfo
+awk '$3 ~ /^((s|v|xv)d[a-z]+|nvme[0-9]+n[0-9]+|mmcblk[0-9]+)$/ {read += $6; written += $10}
+    END {printf "disks have read %.0f MB, written %.0f MB since the start\n", read / 2048, written / 2048}' /proc/diskstats
+awk 'NR > 2 {sub(/:/, " ")} NR > 2 && $1 != "lo" {received += $2; sent += $10}
+    END {printf "network has received %.0f MB, sent %.0f MB since the start\n", received / 1048576, sent / 1048576}' /proc/net/dev
 used="$(df --output=pcent "${DATA_DIR:-/}" | tail -n 1 | tr -dc 0-9)"
 echo "disk used $used %"
 if [ "$used" -gt 80 ]; then problem "the disk is $used % full"; fi

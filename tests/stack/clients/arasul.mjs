@@ -1,6 +1,6 @@
 // LLM workers on the queue: each takes a job that no other has, in a transaction, from pools of the size they configure.
 
-import { database, host, password, pg, port, same, user } from "./common.mjs";
+import { database, host, password, pg, port, same, user, usersInTurn } from "./common.mjs";
 
 const JOBS = 60;
 const pool = new pg.Pool({ host, port, user, password, database, max: 20, idleTimeoutMillis: 30000 });
@@ -35,3 +35,9 @@ const taken = (await Promise.all(Array.from({ length: 10 }, worker))).flat();
 same(taken.length, JOBS);
 same(new Set(taken).size, JOBS);
 await pool.end();
+
+await usersInTurn(20, async () => {
+  const client = new pg.Client({ host, port, user, password, database });
+  await client.connect();
+  return client;
+});

@@ -1,13 +1,14 @@
 // The API's pool, three pods of it, as services/api-backend/database/db-pool.js makes it of the ConfigMap.
 
-import { database, host, password, pg, port, same, user } from "./common.mjs";
+import { database, host, password, pg, port, same, user, usersInTurn } from "./common.mjs";
 
+const ssl = process.env.DB_SSL_MODE === "require" ? { rejectUnauthorized: false } : false;
 const pods = [1, 2, 3].map(() => new pg.Pool({
   host, port, database, user, password,
   max: parseInt(process.env.DB_POOL_MAX),
   idleTimeoutMillis: parseInt(process.env.DB_POOL_IDLE_TIMEOUT),
   connectionTimeoutMillis: parseInt(process.env.DB_POOL_CONNECTION_TIMEOUT),
-  ssl: process.env.DB_SSL_MODE === "require" ? { rejectUnauthorized: false } : false,
+  ssl,
 }));
 
 // All 150 connections are open at once before anybody works.
@@ -30,4 +31,9 @@ same((await clients[2].query("SELECT count(*)::int AS n FROM admin_roles")).rows
 
 clients.forEach((client) => client.release());
 await Promise.all(pods.map((pod) => pod.end()));
+await usersInTurn(40, async () => {
+  const client = new pg.Client({ host, port, user, password, database, ssl });
+  await client.connect();
+  return client;
+});
 console.log("servers", servers);

@@ -61,6 +61,23 @@ fn arasul_migrates_pools_and_forgets() {
 
     chats_are_counted_and_what_is_past_its_time_goes(&config, &postgres, &mut session);
     all_services_together_leave_room(&postgres, &weir);
+    a_dump_comes_back_whole(&postgres, &weir);
+}
+
+/// As the README has it: `pg_dump -U arasul arasul_db > backup.sql`, all lost, `psql -U arasul arasul_db < backup.sql`.
+fn a_dump_comes_back_whole(postgres: &Postgres, weir: &Weir) {
+    let before = postgres.contents("arasul_db");
+    assert!(before.lines().count() == 24 && before.contains("llm_jobs|60|"), "{before}");
+    let dump = shell::run(&mut postgres.client("pg_dump")).succeeded();
+    let file = shell::scratch("dump").join("backup.sql");
+    place::write(&file, &dump);
+    postgres.execute_in("postgres", "DROP DATABASE arasul_db WITH (FORCE)");
+    postgres.execute_in("postgres", "CREATE DATABASE arasul_db");
+    let mut restore = postgres.client("psql");
+    shell::run(restore.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&file)).succeeded();
+    assert_eq!(postgres.contents("arasul_db"), before);
+    let mut session = weir.login("arasul_llm", "arasul", PASSWORD);
+    assert_eq!(session.value("SELECT count(*) FROM llm_jobs"), "60");
 }
 
 fn chats_are_counted_and_what_is_past_its_time_goes(config: &Path, postgres: &Postgres, session: &mut Raw) {
@@ -76,9 +93,12 @@ fn chats_are_counted_and_what_is_past_its_time_goes(config: &Path, postgres: &Po
     session.query("UPDATE chat_conversations SET deleted_at = now() - interval '31 days' WHERE id = 2");
     session.query("UPDATE chat_conversations SET deleted_at = now() WHERE id = 3");
     for age in ["6 days", "8 days"] {
-        for table in ["metrics_cpu (timestamp, value)", "metrics_gpu (timestamp, value)"] {
-            session.query(&format!("INSERT INTO {table} VALUES (now() - interval '{age}', 1)"));
+        for table in ["cpu", "ram", "gpu", "temperature"] {
+            session.query(&format!("INSERT INTO metrics_{table} VALUES (now() - interval '{age}', 1)"));
         }
+        session.query(&format!("INSERT INTO metrics_disk VALUES (now() - interval '{age}', 1, 1, 50)"));
+        session.query(&format!("INSERT INTO self_healing_events (event_type, severity, timestamp) VALUES ('e', 's', now() - interval '{age}')"));
+        session.query(&format!("INSERT INTO admin_users (username, password_hash, created_at) VALUES ('{age}', 'x', now() - interval '{age}')"));
         session.query(&format!("INSERT INTO workflow_activity (workflow_name, status, timestamp) VALUES ('w', 's', now() - interval '{age}')"));
         session.query(&format!("INSERT INTO update_events (version_to, status, started_at) VALUES ('1', 'done', now() - interval '{age}')"));
     }
@@ -93,7 +113,12 @@ fn chats_are_counted_and_what_is_past_its_time_goes(config: &Path, postgres: &Po
     assert!(said.contains("metrics_cpu 1") && said.contains("chat_conversations 1"), "{said}");
     for (table, left) in [
         ("metrics_cpu", 1),
+        ("metrics_ram", 1),
         ("metrics_gpu", 1),
+        ("metrics_temperature", 1),
+        ("metrics_disk", 1),
+        ("self_healing_events", 1),
+        ("admin_users", 2),
         ("workflow_activity", 1),
         ("update_events", 2),
         ("chat_conversations", 2),
@@ -110,7 +135,13 @@ fn all_services_together_leave_room(postgres: &Postgres, weir: &Weir) {
     greedy.iter_mut().for_each(|client| client.send(&query("BEGIN")));
     let count = "SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL";
     crate::support::eventually("the cap is reached", || postgres.execute(count) == "85");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // The others wait in pgweir, and no server is opened for them.
+    let mut console = weir.login("pgweir", "arasul", PASSWORD);
+    crate::support::eventually("the others wait", || {
+        let pools = console.rows("SHOW POOLS");
+        let waiting = pools.iter().map(|row| row[3].as_deref().unwrap().parse::<u32>().unwrap());
+        waiting.sum::<u32>() == 15
+    });
     assert_eq!(postgres.execute(count), "85");
     let mut dump = program("pg_dump", postgres.port, ("arasul_db", "arasul", PASSWORD));
     assert!(shell::run(&mut dump).succeeded().contains("dump complete"));

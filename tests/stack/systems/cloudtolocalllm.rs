@@ -116,9 +116,53 @@ fn cloudtolocalllm_serves_three_pods_of_fifty_over_tls() {
     ] {
         assert!(shown.contains(&format!("\n{line}")), "{line}");
     }
+    every_mode_of_tls_is_what_it_says(&cluster);
     a_backup_comes_back_whole(&cluster);
     a_password_is_changed_without_a_drop(&cluster);
     outside_of_the_cluster_the_certificate_is_verified(&cluster);
+}
+
+/// The document's six modes towards a PostgreSQL that has TLS, with a certificate that no authority signed.
+fn every_mode_of_tls_is_what_it_says(cluster: &Cluster) {
+    let authority = cluster.config.join("server.crt").display().to_string();
+    let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let rows = [
+        ("disable", "127.0.0.1", Some("f\n")),
+        ("allow", "127.0.0.1", Some("t\n")),
+        ("prefer", "127.0.0.1", Some("t\n")),
+        ("require", "127.0.0.1", Some("t\n")),
+        // It is its own authority; the address is not the name that it bears.
+        ("verify-ca", "127.0.0.1", Some("t\n")),
+        ("verify-full", "127.0.0.1", None),
+    ];
+    for (mode, host, wanted) in rows {
+        let mut environment = vec![("SERVER_TLS_SSLMODE", mode), ("PGHOST", host)];
+        if mode.starts_with("verify") {
+            environment.push(("SERVER_TLS_CA_FILE", &authority));
+        }
+        let weir = weir(&cluster.config, &cluster.postgres, &environment);
+        let mut psql = program("psql", weir.port, ("cloudtolocalllm", "appuser", PASSWORD));
+        let answer = shell::run(psql.env("PGSSLMODE", "require").args(["-XAtc", sql]));
+        match wanted {
+            Some(wanted) => assert_eq!(answer.succeeded(), wanted, "{mode}"),
+            None => assert_ne!(answer.code, Some(0), "{mode}: {answer:?}"),
+        }
+    }
+    // And the other way round: clients' modes, towards pgweir.
+    let certificate = cluster.config.join("tls.crt");
+    for (mode, is_served) in [
+        ("disable", false),
+        ("allow", true),
+        ("prefer", true),
+        ("require", true),
+        ("verify-ca", true),
+        ("verify-full", false),
+    ] {
+        let mut psql = program("psql", cluster.weir.port, ("cloudtolocalllm", "appuser", PASSWORD));
+        psql.env("PGSSLMODE", mode).env("PGSSLROOTCERT", &certificate).args(["-XAtc", "SELECT 1"]);
+        let answer = shell::run(&mut psql);
+        assert_eq!(answer.code == Some(0), is_served, "{mode}: {answer:?}");
+    }
 }
 
 fn a_backup_comes_back_whole(cluster: &Cluster) {

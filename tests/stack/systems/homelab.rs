@@ -12,6 +12,7 @@ use crate::support::raw::Raw;
 const SERVICES: [&str; 4] = ["vikunja", "hedgedoc", "linkding", "navidrome"];
 
 struct Homelab {
+    config: PathBuf,
     postgres: Postgres,
     weir: Weir,
     secrets: PathBuf,
@@ -31,7 +32,7 @@ impl Homelab {
         let port = postgres.port.to_string();
         let environment = [("PGHOST", "127.0.0.1"), ("PGPORT", port.as_str()), ("SECRETS", &directory)];
         let weir = Weir::start(&config.join("pgweir.toml"), &environment);
-        Self { postgres, weir, secrets }
+        Self { config, postgres, weir, secrets }
     }
 
     fn password(&self, user: &str) -> String {
@@ -99,12 +100,61 @@ fn homelab_gives_every_service_its_own_database_and_no_other() {
         .execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'");
     assert!(servers.parse::<u32>().unwrap() <= 27, "{servers}");
 
+    every_database_comes_back_from_its_dump(&homelab);
     // Backups: pg_dump through the pool in session mode.
     let mut dump = program("pg_dump", homelab.weir.port, ("homelab_backup", admin.0, admin.1));
     let dump = shell::run(&mut dump).succeeded();
     assert!(dump.contains("CREATE VIEW public.service_status") && dump.contains("dump complete"));
     let mut ready = program("pg_isready", homelab.weir.port, ("homelab", admin.0, admin.1));
     assert_eq!(shell::run(&mut ready).code, Some(0));
+}
+
+/// backup.sh, all databases lost, and what its head says brings them back: rows, owners, and who may connect.
+fn every_database_comes_back_from_its_dump(homelab: &Homelab) {
+    let names = || ["homelab"].into_iter().chain(SERVICES);
+    let backups = homelab.config.join("backups");
+    let backup = || {
+        let mut command = place::command(homelab.config.join("backup.sh"));
+        command
+            .env("IN_CONTAINER", "")
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", homelab.postgres.port.to_string());
+        command.env("PGPASSWORD", homelab.password("postgres"));
+        command
+    };
+    assert!(shell::run(backup().arg(&backups)).failed(2).contains("Usage"));
+    shell::run(place::command("mkdir").arg(&backups)).succeeded();
+    let before: Vec<String> = SERVICES.iter().map(|name| homelab.postgres.contents(name)).collect();
+    let files = shell::run(backup().arg(&backups)).succeeded();
+    let files: Vec<&str> = files.lines().collect();
+    assert_eq!(files.len(), 5, "{files:?}");
+    let logged = "SELECT string_agg(service_name, ' ' ORDER BY id) FROM backup_log WHERE backup_type = 'pg_dump' AND success";
+    assert_eq!(homelab.postgres.execute(logged), "homelab vikunja hedgedoc linkding navidrome");
+    for name in names() {
+        homelab.postgres.execute_in("postgres", &format!("DROP DATABASE {name} WITH (FORCE)"));
+    }
+    for file in files {
+        let mut restore =
+            program("psql", homelab.postgres.port, ("postgres", "homelab", &homelab.password("postgres")));
+        let dump = shell::run(place::command("gunzip").args(["-c", file])).succeeded();
+        let sql = backups.join("restore.sql");
+        place::write(&sql, &dump);
+        shell::run(restore.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(sql)).succeeded();
+    }
+    let after: Vec<String> = SERVICES.iter().map(|name| homelab.postgres.contents(name)).collect();
+    assert_eq!(after, before);
+    assert_eq!(homelab.login("vikunja").value("SELECT count(*) FROM mine"), "1");
+    let mut stranger = Raw::dial(("127.0.0.1", homelab.weir.port));
+    let parameters = [("user", "vikunja"), ("database", "hedgedoc")];
+    let refused = stranger.login(&parameters, &homelab.password("vikunja")).unwrap_err();
+    assert_eq!(refused.sqlstate(), "42501", "{refused}");
+    // One that cannot be made is told, and noted where that is possible.
+    homelab.postgres.execute_in("postgres", "ALTER DATABASE navidrome RENAME TO lost");
+    let told = shell::run(backup().arg(&backups)).failed(1);
+    assert!(told.contains("The dump of navidrome failed"), "{told}");
+    let failed = "SELECT string_agg(service_name, ' ') FROM backup_log WHERE NOT success";
+    assert_eq!(homelab.postgres.execute(failed), "navidrome");
+    homelab.postgres.execute_in("postgres", "ALTER DATABASE lost RENAME TO navidrome");
 }
 
 #[test]

@@ -23,6 +23,11 @@ const ADMIN: (&str, &str) = ("postgres", "the admin's");
 
 impl Spike {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more variables for pgweir.
+    fn start_with(more: &[(&str, &str)]) -> Self {
         let config = shell::copy_of(&["config/spike"]).join("config/spike");
         let mut image = Image::new(ADMIN.0, ADMIN.1, "spike_dev")
             .environment("SPIKE_APP_PASSWORD", APP.1)
@@ -32,7 +37,7 @@ impl Spike {
         image.init = vec![config.join("postgres/init")];
         let postgres = image.start();
         let (port, hba) = (postgres.port.to_string(), config.join("pgweir_hba.conf").display().to_string());
-        let environment = [
+        let mut environment = vec![
             ("PGHOST", "127.0.0.1"),
             ("PGPORT", &port),
             ("HBA_FILE", &hba),
@@ -40,6 +45,7 @@ impl Spike {
             ("SPIKE_APP_PASSWORD", APP.1),
             ("SPIKE_MONITOR_PASSWORD", MONITOR.1),
         ];
+        environment.extend(more);
         let weir = Weir::start(&config.join("pgweir.toml"), &environment);
         Self { config, postgres, weir }
     }
@@ -192,14 +198,20 @@ fn spikes_redis_fails_over_and_its_monitor_notices_what_is_away() {
     }
     assert_eq!(master.ask(&["CONFIG", "GET", "aof-use-rdb-preamble"]).lines().nth(1), Some("yes"));
 
-    // sentinel.sh makes Sentinel's own copy of the file; only the master's address is another one here.
+    // sentinel.sh makes Sentinel's own copy of the file, with the password; the master's address is another one here, and
+    // patience shorter.
     let directory = spike.config.join("redis");
     let sentinel_conf = text(&directory.join("sentinel.conf"))
         .replace("redis-master 6379", &format!("127.0.0.1 {}", master.port))
-        .replace("down-after-milliseconds spike 5000", "down-after-milliseconds spike 1000")
-        + "sentinel auth-pass spike secret\n";
-    place::write(&directory.join("test.conf"), &sentinel_conf);
-    let sentinel = Redis::start_as("redis-sentinel", &directory.join("test.conf"), "", &[]);
+        .replace("down-after-milliseconds spike 5000", "down-after-milliseconds spike 1000");
+    let (test_conf, own) = (directory.join("test.conf"), shell::scratch("sentinel"));
+    place::write(&test_conf, &sentinel_conf);
+    let sentinel_environment = [
+        ("SENTINEL_CONF", test_conf.to_str().unwrap()),
+        ("SENTINEL_DIR", own.to_str().unwrap()),
+        ("REDIS_PASSWORD", "secret"),
+    ];
+    let sentinel = Redis::by_script(&directory.join("sentinel.sh"), "", &sentinel_environment);
     master.ask(&["SET", "session:1", "kept"]);
     crate::support::eventually("the replica follows", || replica.ask(&["GET", "session:1"]) == "kept");
     crate::support::eventually("Sentinel knows the replica", || {
@@ -221,9 +233,14 @@ fn spikes_redis_fails_over_and_its_monitor_notices_what_is_away() {
         "connected_slaves:1",
         "maxmemory_human:256",
         "disk used",
+        "disks have read",
+        "network has received",
     ] {
         assert!(good.contains(part), "{part} is not in\n{good}");
     }
+    a_query_that_waits_for_a_lock_is_found(&spike, || {
+        shell::run(monitor().env("REDIS_PORT", master.port.to_string()))
+    });
 
     let old = master.port.to_string();
     drop(master);
@@ -234,6 +251,45 @@ fn spikes_redis_fails_over_and_its_monitor_notices_what_is_away() {
     assert_eq!(replica.ask(&["GET", "session:1"]), "kept");
     let bad = shell::run(monitor().env("REDIS_PORT", &old));
     assert!(bad.code == Some(1) && bad.stdout.contains("PROBLEM: Redis does not answer"), "{bad:?}");
+}
+
+/// One transaction holds a row's lock, another waits for it: the monitor says who, and for whom.
+fn a_query_that_waits_for_a_lock_is_found(spike: &Spike, monitor: impl Fn() -> shell::Outcome) {
+    let (mut holder, mut waiter) = (spike.login("spike_dev", APP), spike.login("spike_dev", APP));
+    spike.postgres.execute("CREATE TABLE locked (n int); INSERT INTO locked VALUES (1)");
+    holder.query("BEGIN");
+    holder.query("UPDATE locked SET n = 2");
+    waiter.send(&crate::support::message::query("UPDATE locked SET n = 3"));
+    crate::support::eventually("one waits", || {
+        spike.postgres.execute("SELECT count(*) FROM monitoring.locks") == "1"
+    });
+    let told = monitor();
+    assert!(told.code == Some(1) && told.stdout.contains("PROBLEM: 1 queries wait for locks"), "{told:?}");
+    assert!(told.stdout.contains("UPDATE locked SET n = 3"), "{told:?}");
+    holder.query("COMMIT");
+    waiter.ready();
+}
+
+/// What the README says of production: TLS, and nobody without it.
+#[test]
+fn spike_in_production_demands_tls() {
+    let pair = &crate::support::certs::Certificates::get().server;
+    let files = shell::scratch("tls");
+    let (certificate, key) = (files.join("tls.crt"), files.join("tls.key"));
+    place::write(&certificate, &pair.certificate);
+    place::write(&key, &pair.key);
+    let tls = [
+        ("CLIENT_TLS_SSLMODE", "require"),
+        ("CLIENT_TLS_CERT_FILE", certificate.to_str().unwrap()),
+        ("CLIENT_TLS_KEY_FILE", key.to_str().unwrap()),
+    ];
+    let spike = Spike::start_with(&tls);
+    let psql = |mode: &str| {
+        let mut psql = program("psql", spike.weir.port, ("spike_dev", APP.0, APP.1));
+        shell::run(psql.env("PGSSLMODE", mode).args(["-XAtc", "SELECT current_user"]))
+    };
+    assert_eq!(psql("require").succeeded(), "spike_app\n");
+    assert!(psql("disable").failed(2).contains("SSL required"));
 }
 
 #[test]
