@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The Debian package, under target/debian: the program, its manual page and completions, the systemd units, a
-# configuration. Needs cargo-deb: cargo install --locked cargo-deb
+# configuration. Needs cargo-deb: cargo install --locked cargo-deb. Arguments are cargo-deb's own, such as --fast.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -20,4 +20,4 @@ mkdir -p "$GENERATED"
 "$PGWEIR" man >"$GENERATED/pgweir.1"
 for shell in bash zsh fish; do "$PGWEIR" completions "$shell" >"$GENERATED/pgweir.$shell"; done
 "$PGWEIR" settings >"$GENERATED/settings.md"
-cargo deb --locked --no-build --profile "$PROFILE" --output "$TARGET/debian/"
+cargo deb --locked --no-build --profile "$PROFILE" --output "${OUTPUT:-$TARGET/debian}/" "$@"

@@ -19,4 +19,5 @@ mod examined;
 mod files;
 mod image;
 mod lingudesk;
+mod package;
 mod systems;
