@@ -412,7 +412,8 @@ impl Reader<'_> {
             if !ours || self.known.contains(&name) || self.variable(&name).is_none() {
                 continue;
             }
-            let fault = if WITHOUT_EFFECT.contains(&name.as_str()) {
+            let bare = name.strip_suffix("_FILE").unwrap_or(&name);
+            let fault = if WITHOUT_EFFECT.contains(&bare) || WITHOUT_EFFECT.contains(&name.as_str()) {
                 Fault::new(
                     "has no effect: there is nothing to initialize, and PostgreSQL is waited for as long as it takes",
                 )

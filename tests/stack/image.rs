@@ -124,6 +124,76 @@ fn both_common_sets_of_variables_and_our_own_start_a_pooler() {
     let _ = std::fs::remove_dir_all(secret);
 }
 
+/// The names of edoburu/pgbouncer's variables that are settings, with a value that each takes.
+const EDOBURU: &str = "CLIENT_ENCODING=UTF8 AUTH_HBA_FILE=@ AUTH_TYPE=md5 AUTH_USER=u AUTH_QUERY=SELECT AUTH_DBNAME=d \
+    LISTEN_ADDR=0.0.0.0 LISTEN_PORT=5432 UNIX_SOCKET_DIR=/tmp POOL_MODE=session MAX_CLIENT_CONN=10 POOL_SIZE=5 \
+    DEFAULT_POOL_SIZE=5 MIN_POOL_SIZE=1 RESERVE_POOL_SIZE=1 RESERVE_POOL_TIMEOUT=1 MAX_DB_CONNECTIONS=5 \
+    MAX_USER_CONNECTIONS=5 SERVER_ROUND_ROBIN=1 IGNORE_STARTUP_PARAMETERS=extra_float_digits DISABLE_PQEXEC=0 \
+    APPLICATION_NAME_ADD_HOST=1 TIMEZONE=UTC MAX_PREPARED_STATEMENTS=10 LOG_CONNECTIONS=1 LOG_DISCONNECTIONS=1 \
+    LOG_POOLER_ERRORS=1 LOG_STATS=1 STATS_PERIOD=60 VERBOSE=1 ADMIN_USERS=postgres STATS_USERS=x LOGFILE=/tmp/x.log \
+    SERVER_RESET_QUERY=DISCARD SERVER_RESET_QUERY_ALWAYS=0 SERVER_CHECK_DELAY=30 SERVER_CHECK_QUERY=select \
+    SERVER_LIFETIME=100 SERVER_IDLE_TIMEOUT=10 SERVER_CONNECT_TIMEOUT=10 SERVER_LOGIN_RETRY=10 CLIENT_LOGIN_TIMEOUT=10 \
+    AUTODB_IDLE_TIMEOUT=10 DNS_MAX_TTL=10 DNS_NXDOMAIN_TTL=10 CLIENT_TLS_SSLMODE=disable CLIENT_TLS_PROTOCOLS=all \
+    CLIENT_TLS_CIPHERS=fast CLIENT_TLS_ECDHCURVE=auto CLIENT_TLS_DHEPARAMS=auto SERVER_TLS_SSLMODE=disable \
+    SERVER_TLS_PROTOCOLS=all SERVER_TLS_CIPHERS=fast QUERY_TIMEOUT=10 QUERY_WAIT_TIMEOUT=10 CLIENT_IDLE_TIMEOUT=10 \
+    IDLE_TRANSACTION_TIMEOUT=10 PKT_BUF=4096 MAX_PACKET_SIZE=100000 LISTEN_BACKLOG=10 SBUF_LOOPCNT=5 SUSPEND_TIMEOUT=10 \
+    TCP_DEFER_ACCEPT=1 TCP_KEEPALIVE=1 TCP_KEEPCNT=3 TCP_KEEPIDLE=10 TCP_KEEPINTVL=10 TCP_USER_TIMEOUT=0";
+
+/// bitnami/pgbouncer's, without `PGBOUNCER_`.
+const BITNAMI: &str = "DATABASE=d PORT=6432 LISTEN_ADDRESS=0.0.0.0 AUTH_USER=u AUTH_QUERY=SELECT AUTH_TYPE=scram-sha-256 \
+    AUTH_HBA_FILE=@ AUTH_IDENT_FILE=@ STATS_USERS=u POOL_MODE=session QUERY_WAIT_TIMEOUT=10 MAX_CLIENT_CONN=10 \
+    MAX_DB_CONNECTIONS=10 IDLE_TRANSACTION_TIMEOUT=10 SERVER_IDLE_TIMEOUT=10 SERVER_RESET_QUERY=DISCARD \
+    DEFAULT_POOL_SIZE=10 MIN_POOL_SIZE=1 RESERVE_POOL_SIZE=1 RESERVE_POOL_TIMEOUT=1 \
+    IGNORE_STARTUP_PARAMETERS=extra_float_digits STATS_PERIOD=60 MAX_PREPARED_STATEMENTS=10 EXTRA_FLAGS=--verbose \
+    SERVER_ROUND_ROBIN=1 SERVER_FAST_CLOSE=1 APPLICATION_NAME_ADD_HOST=1 CLIENT_TLS_SSLMODE=disable \
+    CLIENT_TLS_CIPHERS=fast SERVER_TLS_SSLMODE=disable SERVER_TLS_CIPHERS=fast SERVER_TLS_PROTOCOLS=secure \
+    LOG_CONNECTIONS=1 LOG_DISCONNECTIONS=1 LOG_POOLER_ERRORS=1 LOG_STATS=1 LOG_FILE=/tmp/l SERVER_LIFETIME=10 \
+    SERVER_CONNECT_TIMEOUT=10 SERVER_LOGIN_RETRY=10 CLIENT_LOGIN_TIMEOUT=10 AUTODB_IDLE_TIMEOUT=10 QUERY_TIMEOUT=10 \
+    CLIENT_IDLE_TIMEOUT=10 SET_DATABASE_USER=yes SET_DATABASE_PASSWORD=yes USERLIST=\"a\"\u{a0}\"b\" CONNECT_QUERY=SELECT \
+    DSN_0=d=host=h DSN_1=e=host=h FAIL_ON_INVALID_DSN_FILE=no INIT_SLEEP_TIME=10 INIT_MAX_RETRIES=10 \
+    FORCE_INITSCRIPTS=no SOCKET_DIR=/tmp/ SOCKET_MODE=0777 SOCKET_GROUP=x DAEMON_USER=x DAEMON_GROUP=x";
+
+/// What `check --env` says of these variables; an empty file stands for `@`, a space for `U+00A0`.
+fn checked(variables: &[(String, String)]) -> String {
+    let nothing = shell::scratch("hba").join("hba.conf");
+    place::write(&nothing, "");
+    let mut check = place::command(place::pgweir_program());
+    check.env_clear().args(["check", "--env"]);
+    for (name, value) in variables {
+        let value = if value == "@" { nothing.display().to_string() } else { value.replace('\u{a0}', " ") };
+        check.env(name, value);
+    }
+    shell::run(&mut check).succeeded()
+}
+
+#[test]
+fn every_variable_of_the_other_images_is_known() {
+    let pairs = |list: &str, prefix: &str| -> Vec<(String, String)> {
+        let pairs = list.split(' ').filter_map(|it| it.split_once('='));
+        pairs.map(|(name, value)| (format!("{prefix}{name}"), value.to_owned())).collect()
+    };
+    let edoburu = pairs(EDOBURU, "");
+    assert!(edoburu.len() > 60);
+    let said = checked(&[pairs("DB_HOST=h DB_USER=u DB_PASSWORD=p", ""), edoburu].concat());
+    assert!(said.contains("environment: good") && !said.contains("unknown"), "{said}");
+    let server = pairs("HOST=h PORT=1 USERNAME=u PASSWORD=p DATABASE=d", "POSTGRESQL_");
+    let bitnami = pairs(BITNAMI, "PGBOUNCER_");
+    assert!(bitnami.len() > 50);
+    let said = checked(&[server.clone(), bitnami.clone()].concat());
+    assert!(said.contains("environment: good") && !said.contains("unknown"), "{said}");
+    // And each of them by a file.
+    let files = shell::scratch("files");
+    let by_file = bitnami.into_iter().filter(|(name, value)| value != "@" && !name.ends_with("_FILE")).map(
+        |(name, value)| {
+            let file = files.join(&name);
+            place::write(&file, &value.replace('\u{a0}', " "));
+            (format!("{name}_FILE"), file.display().to_string())
+        },
+    );
+    let said = checked(&server.into_iter().chain(by_file).collect::<Vec<_>>());
+    assert!(said.contains("environment: good") && !said.contains("unknown"), "{said}");
+}
+
 #[test]
 fn a_secret_file_that_changes_is_read_again() {
     let postgres = postgres();
