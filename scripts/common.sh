@@ -1,4 +1,5 @@
 # Shared by the scripts beside it; sourced by bash, never run.
+# shellcheck shell=bash
 
 say() { printf '%s\n' "$*"; }
 die() {

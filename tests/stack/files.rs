@@ -42,9 +42,7 @@ fn every_script_passes_shellcheck() {
     let scripts = scripts();
     assert!(scripts.len() > 5, "the scripts were not found: {scripts:?}");
     let mut shellcheck = Command::new(shell::program("shellcheck"));
-    shellcheck
-        .args(["--shell=bash", "--severity=warning", "--external-sources", "--source-path=SCRIPTDIR"])
-        .args(&scripts);
+    shellcheck.args(["--severity=warning", "--external-sources", "--source-path=SCRIPTDIR"]).args(&scripts);
     let outcome = shell::run(shellcheck.current_dir(shell::root()));
     assert_eq!(outcome.code, Some(0), "{}{}", outcome.stdout, outcome.stderr);
 }

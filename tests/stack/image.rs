@@ -194,6 +194,55 @@ fn every_variable_of_the_other_images_is_known() {
     assert!(said.contains("environment: good") && !said.contains("unknown"), "{said}");
 }
 
+/// What CloudToLocalLLM and Arasul call their own pools' settings.
+#[test]
+fn the_systems_own_names_are_understood() {
+    let cloud = [
+        ("DB_TYPE", "postgresql"),
+        ("DB_HOST", "127.0.0.1"),
+        ("DB_USER", "app"),
+        ("DB_PASSWORD", "s3cret"),
+        ("DB_SSL_MODE", "require"),
+        ("DB_POOL_MAX", "50"),
+        ("DB_POOL_IDLE_TIMEOUT", "600000"),
+        ("DB_POOL_CONNECTION_TIMEOUT", "30000"),
+        ("ADMIN_USERS", "app"),
+    ];
+    let of_cloud = [
+        ("server_tls_sslmode", "require"),
+        ("default_pool_size", "50"),
+        ("server_idle_timeout", "600"),
+        ("query_wait_timeout", "30"),
+    ];
+    let arasul = [
+        ("POSTGRES_HOST", "127.0.0.1"),
+        ("POSTGRES_USER", "app"),
+        ("POSTGRES_PASSWORD", "s3cret"),
+        ("POSTGRES_DB", "app"),
+        ("POSTGRES_MAX_CONNECTIONS", "100"),
+        ("MIN_CONNECTIONS", "2"),
+        ("MAX_CONNECTIONS", "20"),
+        ("IDLE_TIMEOUT", "30s"),
+        ("PGWEIR_ADMIN_USERS", "app"),
+    ];
+    let of_arasul = [
+        ("max_db_connections", "90"),
+        ("min_pool_size", "2"),
+        ("default_pool_size", "20"),
+        ("server_idle_timeout", "30"),
+    ];
+    for (variables, port, settings) in
+        [(&cloud, "LISTEN_PORT", of_cloud), (&arasul, "PGWEIR_LISTEN_PORT", of_arasul)]
+    {
+        let container = Container::start(variables, port);
+        let shown = login(container.port, "pgbouncer", "app", "s3cret").rows("SHOW CONFIG");
+        for (name, value) in settings {
+            let row = shown.iter().find(|row| row[0].as_deref() == Some(name)).unwrap();
+            assert_eq!(row[1].as_deref(), Some(value), "{name}");
+        }
+    }
+}
+
 #[test]
 fn a_secret_file_that_changes_is_read_again() {
     let postgres = postgres();

@@ -3,6 +3,7 @@
 use super::{Operator, image, password, postgres, weir};
 use crate::servers::postgres::Postgres;
 use crate::shell;
+use crate::support::place;
 use crate::support::raw::Raw;
 
 #[test]
@@ -151,6 +152,12 @@ fn lingudesk_serves_its_services_by_psycopg() {
     shell::run(&mut crate::systems::client("lingudesk.py", &weir, login)).succeeded();
     assert_eq!(postgres.execute("SELECT count(*) FROM content.decks WHERE language_code = 'ja'"), "2");
     assert_eq!(postgres.execute("SELECT count(*) FROM ai.cache_entries"), "1");
+    // pg_dump sets what no pooled server may keep: it has the pool in session mode.
+    let mut dump = place::command(place::postgres_program("pg_dump"));
+    dump.env("PGHOST", "127.0.0.1").env("PGPORT", weir.port.to_string()).env("PGDATABASE", "lingudesk_admin");
+    dump.env("PGUSER", "admin").env("PGPASSWORD", password("ADMIN_PASSWORD"));
+    let dump = shell::run(&mut dump).succeeded();
+    assert!(dump.contains("CREATE POLICY own_rows ON content.decks") && dump.contains("dump complete"));
 }
 
 /// A tenant's own transaction: names the user, runs the query, and gives its first value and the server's process.
