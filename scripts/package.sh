@@ -20,4 +20,12 @@ mkdir -p "$GENERATED"
 "$PGWEIR" man >"$GENERATED/pgweir.1"
 for shell in bash zsh fish; do "$PGWEIR" completions "$shell" >"$GENERATED/pgweir.$shell"; done
 "$PGWEIR" settings >"$GENERATED/settings.md"
+version="$(sed -nE 's/^version = "(.*)"$/\1/p' Cargo.toml | head -n 1)"
+cat >"$GENERATED/changelog" <<TEXT
+pgweir ($version-1) unstable; urgency=medium
+
+  * What has changed is in CHANGELOG.md, as /usr/share/doc/pgweir has it.
+
+ -- pgweir's maintainers <pgweir@localhost>  $(date -R -u -d "@${SOURCE_DATE_EPOCH:-$(date +%s)}")
+TEXT
 cargo deb --locked --no-build --profile "$PROFILE" --output "${OUTPUT:-$TARGET/debian}/" "$@"

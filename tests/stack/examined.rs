@@ -42,7 +42,7 @@ fn rendered(directory: &str) -> Option<String> {
     let mut kustomize = Command::new(if own.exists() { own.as_path() } else { Path::new("kubectl") });
     kustomize.arg(if own.exists() { "build" } else { "kustomize" }).arg(directory).current_dir(root());
     if !own.exists() && Command::new("kubectl").arg("version").arg("--client").output().is_err() {
-        eprintln!("skipped: {directory} is not rendered, there is neither kustomize nor kubectl");
+        shell::skipped(&format!("{directory} is not rendered, there is neither kustomize nor kubectl"));
         return None;
     }
     Some(shell::run(&mut kustomize).succeeded())

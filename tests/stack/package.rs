@@ -16,7 +16,9 @@ fn package() -> Option<&'static Path> {
 fn make() -> Option<PathBuf> {
     let cargo = || Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     if !cargo().args(["deb", "--version"]).output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: cargo-deb is not installed (cargo install --locked cargo-deb)");
+        shell::skipped(
+            "no Debian package is made, cargo-deb is not installed (cargo install --locked cargo-deb)",
+        );
         return None;
     }
     let output = shell::scratch("package");
@@ -51,6 +53,7 @@ fn the_package_has_its_files_with_their_modes() {
         ("-rw-r--r--", "/usr/lib/tmpfiles.d/pgweir.conf"),
         ("-rw-r--r--", "/usr/share/doc/pgweir/examples/pgweir.toml"),
         ("-rw-r--r--", "/usr/share/doc/pgweir/copyright"),
+        ("-rw-r--r--", "/usr/share/doc/pgweir/changelog.Debian.gz"),
     ] {
         let line = list.lines().find(|line| line.ends_with(path));
         assert!(line.is_some_and(|line| line.starts_with(mode)), "{mode} {path} in\n{list}");
@@ -72,7 +75,7 @@ fn the_package_has_its_files_with_their_modes() {
 fn what_the_package_brings_works() {
     let Some(package) = package() else { return };
     let here = shell::scratch("unpacked");
-    shell::run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&here)).succeeded();
+    shell::run(place::command("dpkg-deb").arg("-x").arg(package).arg(&here)).succeeded();
     // Its configuration is good, with its own list of users.
     let config = std::fs::read_to_string(here.join("etc/pgweir/pgweir.toml")).unwrap();
     let users = here.join("etc/pgweir/userlist.txt").display().to_string();
@@ -100,7 +103,7 @@ fn what_the_package_brings_works() {
 #[test]
 fn systemd_takes_the_units() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        eprintln!("skipped: systemd-analyze is not installed");
+        shell::skipped("the units are not judged, systemd-analyze is not installed");
         return;
     }
     let here = shell::scratch("units");

@@ -49,6 +49,12 @@ pub fn run(command: &mut Command) -> Outcome {
     }
 }
 
+/// Says that a test is skipped, and why, also where the output of tests that pass is kept back.
+pub fn skipped(why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
 /// A program of the distribution; fails the test with the way to get it where it is missing.
 #[track_caller]
 pub fn program(name: &str) -> PathBuf {

@@ -226,6 +226,16 @@ fn production_says_what_it_misses() {
         ("CLIENT_TLS_SSLMODE", "disable"),
         ("POSTGRES_SSL", "off"),
     ];
+    let watched = [
+        ("COMPOSE_PROFILES", "production,monitoring"),
+        ("POSTGRES_EXPORTER_SSLMODE", "require"),
+        ("GRAFANA_PASSWORD", "secret"),
+    ];
+    check(&[&whole[1..], &watched].concat()).succeeded();
+    for (name, value) in [("POSTGRES_EXPORTER_SSLMODE", "disable"), ("GRAFANA_PASSWORD", "")] {
+        let told = check(&[&whole[1..], &watched, &[(name, value)]].concat()).failed(1);
+        assert!(told.contains(name), "{name}: {told}");
+    }
     let more = [("SERVER_TLS_SSLMODE", "prefer"), ("BACKUP_ENCRYPTION", "off"), ("BACKUP_AGE_RECIPIENT", "")];
     for (name, value) in wrong.into_iter().chain(more) {
         let mut settings = whole;

@@ -109,6 +109,12 @@ fn setup_writes_secrets_once_starts_the_stack_and_says_what_is_next() {
     let told = checkout.setup(&["--profile", "production"]).failed(1);
     assert!(told.contains("it is for development"), "{told}");
     assert_eq!(checkout.env(), env);
+    // The monitoring is added by hand.
+    assert!(!value(&env, "GRAFANA_PASSWORD").is_empty());
+    let watched = env.replace("COMPOSE_PROFILES=development", "COMPOSE_PROFILES=development,monitoring");
+    place::write(&checkout.0.join(".env"), &watched);
+    let told = checkout.setup(&["--profile", "development"]).succeeded();
+    assert!(told.contains("Grafana: http://127.0.0.1:3001 as admin"), "{told}");
 }
 
 #[test]

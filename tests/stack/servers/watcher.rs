@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{start, wait_for};
-use crate::shell;
+use crate::shell::{self, Outcome};
 use crate::support::place::{self, Guarded};
 
 /// A running Prometheus or exporter; it ends when it is dropped.
@@ -26,7 +26,10 @@ impl Watcher {
     pub fn prometheus(directory: PathBuf) -> Self {
         let config = format!("--config.file={}", directory.join("prometheus.yml").display());
         let data = format!("--storage.tsdb.path={}", directory.join("data").display());
-        Self::start(directory, "prometheus", &[&config, &data], &[])
+        let prometheus = Self::start(directory, "prometheus", &[&config, &data], &[]);
+        // It listens before it answers.
+        crate::support::eventually("Prometheus is ready", || prometheus.ask("/-/ready").code == Some(0));
+        prometheus
     }
 
     fn start(directory: PathBuf, name: &str, words: &[&str], environment: &[(&str, &str)]) -> Self {
@@ -41,8 +44,12 @@ impl Watcher {
     /// What it answers to a GET of this path.
     #[track_caller]
     pub fn get(&self, path: &str) -> String {
+        self.ask(path).succeeded()
+    }
+
+    fn ask(&self, path: &str) -> Outcome {
         let mut curl = Command::new(shell::program("curl"));
-        shell::run(curl.args(["-sSf", &format!("http://127.0.0.1:{}{path}", self.port)])).succeeded()
+        shell::run(curl.args(["-sSf", &format!("http://127.0.0.1:{}{path}", self.port)]))
     }
 }
 
@@ -54,11 +61,11 @@ impl Drop for Watcher {
     }
 }
 
-/// Copies a configuration to where Prometheus may read it, with other targets and a scrape every second.
+/// Copies a configuration to where Prometheus may read it, with other targets and a scrape every other second.
 pub fn configuration(from: &Path, targets: &[(&str, u16)]) -> PathBuf {
     let directory = place::directory("prometheus");
     let text = |name: &str| std::fs::read_to_string(from.join(name)).unwrap();
-    let mut config = text("prometheus.yml").replace(": 15s", ": 1s");
+    let mut config = text("prometheus.yml").replace(": 15s", ": 2s");
     for (target, port) in targets {
         assert!(config.contains(target), "{target} is not in prometheus.yml");
         config = config.replace(&format!("\"{target}\""), &format!("\"127.0.0.1:{port}\""));

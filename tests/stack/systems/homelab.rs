@@ -99,6 +99,7 @@ fn homelab_gives_every_service_its_own_database_and_no_other() {
         .postgres
         .execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'");
     assert!(servers.parse::<u32>().unwrap() <= 27, "{servers}");
+    all_services_at_work_fit_into_the_container(&homelab);
 
     every_database_comes_back_from_its_dump(&homelab);
     // Backups: pg_dump through the pool in session mode.
@@ -107,6 +108,31 @@ fn homelab_gives_every_service_its_own_database_and_no_other() {
     assert!(dump.contains("CREATE VIEW public.service_status") && dump.contains("dump complete"));
     let mut ready = program("pg_isready", homelab.weir.port, ("homelab", admin.0, admin.1));
     assert_eq!(shell::run(&mut ready).code, Some(0));
+}
+
+/// Every server that pgweir may open, each in a transaction that has read and sorted: PostgreSQL stays below the container's
+/// 256 MB, and the image's other processes have room.
+fn all_services_at_work_fit_into_the_container(homelab: &Homelab) {
+    let services = SERVICES.iter().flat_map(|service| (0..4).map(|_| homelab.login(service)));
+    let owners = (0..3).map(|_| homelab.weir.login("homelab", "homelab", &homelab.password("postgres")));
+    let mut clients: Vec<Raw> = services.chain(owners).collect();
+    for client in &mut clients {
+        client.query("BEGIN");
+        client.query("SELECT count(*) FROM (SELECT md5(n::text) FROM generate_series(1, 20000) n ORDER BY 1) AS sorted");
+    }
+    let pids = homelab.postgres.execute("SELECT pid FROM pg_stat_activity");
+    assert!(pids.lines().count() >= 19, "{pids}");
+    let kilobytes = |pid: &str| -> u64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        line.map_or(0, |line| line.trim().trim_end_matches(" kB").parse().unwrap())
+    };
+    let sum: u64 = pids.lines().map(kilobytes).sum();
+    if sum == 0 {
+        // A container's root may not look into others' processes.
+        return shell::skipped("the memory of PostgreSQL's processes may not be read here");
+    }
+    assert!(sum < 220_000, "{sum} kB");
 }
 
 /// backup.sh, all databases lost, and what its head says brings them back: rows, owners, and who may connect.
