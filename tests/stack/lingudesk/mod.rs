@@ -45,11 +45,17 @@ fn files() -> &'static Path {
 fn image(profile: &str) -> Image {
     let mut image = Image::new("postgres", password("POSTGRES_PASSWORD"), "lingudesk");
     image.config = Some(files().join("config/lingudesk/postgresql.conf"));
+    image.options = vec![hba("off")];
     image.init = vec![files().join("config/lingudesk/init")];
     for (name, value) in &PASSWORDS[1..4] {
         image = image.environment(name, value);
     }
     image.environment("LINGUDESK_PROFILE", profile)
+}
+
+/// The compose file's setting of who may log in, for this POSTGRES_SSL.
+fn hba(ssl: &str) -> String {
+    format!("hba_file={}", files().join(format!("config/lingudesk/hba/ssl-{ssl}.conf")).display())
 }
 
 /// PostgreSQL as it is after its first start, with the few rows of the profile `development`.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{files, image, password, path, weir_with};
+use super::{files, hba, image, password, path, weir_with};
 use crate::servers::redis::Redis;
 use crate::servers::s3::S3;
 use crate::shell;
@@ -121,6 +121,7 @@ fn production_encrypts_between_clients_pgweir_and_postgresql() {
     let mut server = image("production");
     let at = |name: &str| place.join("tls").join(name).display().to_string();
     server.options = vec![
+        hba("on"),
         "ssl=on".to_owned(),
         format!("ssl_cert_file={}", at("postgres.crt")),
         format!("ssl_key_file={}", at("postgres.key")),
@@ -133,16 +134,16 @@ fn production_encrypts_between_clients_pgweir_and_postgresql() {
         ("SERVER_TLS_SSLMODE", "require"),
     ];
     let weir = weir_with(&postgres, &tls);
-    let psql = |mode: &str, ca: &Path| {
+    let psql_at = |port: u16, database: &str, mode: &str, ca: &Path| {
         let address = format!(
-            "host=localhost hostaddr=127.0.0.1 port={} dbname=lingudesk_auth user=db_user sslmode={mode} sslrootcert={}",
-            weir.port,
+            "host=localhost hostaddr=127.0.0.1 port={port} dbname={database} user=db_user sslmode={mode} sslrootcert={}",
             ca.display()
         );
         let mut psql = place::command(place::postgres_program("psql"));
         psql.env("PGPASSWORD", password("DB_PASSWORD")).args(["-X", "-A", "-t", "-d", &address, "-c"]);
         shell::run(psql.arg("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"))
     };
+    let psql = |mode: &str, ca: &Path| psql_at(weir.port, "lingudesk_auth", mode, ca);
     assert_eq!(
         psql("require", Path::new("/nonexistent")).succeeded().trim(),
         "t",
@@ -151,6 +152,11 @@ fn production_encrypts_between_clients_pgweir_and_postgresql() {
     assert_eq!(psql("verify-full", &certificate).succeeded().trim(), "t");
     let told = psql("disable", &certificate);
     assert!(told.code != Some(0) && told.stderr.contains("SSL required"), "{told:?}");
+    // Nor does PostgreSQL itself take a login in the clear.
+    let nothing = Path::new("/nonexistent");
+    let told = psql_at(postgres.port, "lingudesk", "disable", nothing).failed(2);
+    assert!(told.contains("pg_hba.conf rejects connection") && told.contains("no encryption"), "{told}");
+    assert_eq!(psql_at(postgres.port, "lingudesk", "require", nothing).succeeded().trim(), "t");
     let _ = std::fs::remove_dir_all(place);
 }
 

@@ -74,6 +74,19 @@ fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }
 
+/// The compose file makes use of this `.env`, and nothing is left open.
+#[track_caller]
+fn compose_takes(env: &str) {
+    let read = crate::compose::config("docker-compose.yml", &["backup"], Some(env), &[]);
+    assert!(read.stderr.is_empty(), "{}", read.stderr);
+    let read = read.succeeded();
+    for name in
+        ["POSTGRES_PASSWORD", "DB_PASSWORD", "REDIS_PASSWORD", "BACKUP_AGE_RECIPIENT", "CLIENT_TLS_SSLMODE"]
+    {
+        assert!(read.contains(value(env, name)), "{name}");
+    }
+}
+
 #[test]
 fn setup_writes_secrets_once_starts_the_stack_and_says_what_is_next() {
     let checkout = Checkout::new();
@@ -103,6 +116,7 @@ fn setup_writes_secrets_once_starts_the_stack_and_says_what_is_next() {
         "{told}"
     );
     assert!(secrets.iter().all(|secret| !told.contains(secret)), "secrets stay in .env");
+    compose_takes(&env);
     let told = checkout.setup(&[]).succeeded();
     assert!(told.contains(".env is there and stays as it is"), "{told}");
     assert_eq!(checkout.env(), env);
@@ -133,6 +147,7 @@ fn setup_for_production_makes_a_key_and_demands_encryption() {
     {
         assert_eq!(value(&env, name), wanted);
     }
+    compose_takes(env.as_str());
     // What it wrote is what production asks for.
     let mut check = Command::new(shell::root().join("config/lingudesk/production.sh"));
     for line in env.lines().filter(|line| !line.starts_with('#')) {
