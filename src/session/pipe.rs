@@ -119,26 +119,44 @@ impl Pipe {
     /// True when [`Self::space`] would not be empty.
     pub fn has_space(&self) -> bool {
         let Some(buffer) = &self.buffer else { return true };
-        let kept = self.mark.unwrap_or(self.start).min(self.start);
-        self.end - kept < buffer.store.len() || self.needed > self.end - self.decided
+        self.end < buffer.store.len()
+            || self.may_compact(buffer)
+            || (self.is_all_sent() && self.needed > self.end - self.decided)
     }
 
-    /// Where the next bytes are to be received; tell [`Self::filled`] how many came.
+    /// Where the next bytes are to be received; tell [`Self::filled`] how many came. The store grows only for a message
+    /// that does not fit in with nothing before it: else bytes that leave make room.
     pub fn space<'a>(&'a mut self, spare: &mut Spare) -> &'a mut [u8] {
-        let buffer = self.buffer.get_or_insert_with(|| spare.take());
+        let mut buffer = self.buffer.take().unwrap_or_else(|| spare.take());
         let room_wanted = self.needed.saturating_sub(self.end - self.decided).max(1);
-        if buffer.store.len() - self.end < room_wanted {
-            let kept = self.mark.unwrap_or(self.start).min(self.start);
+        if buffer.store.len() - self.end < room_wanted && self.may_compact(&buffer) {
+            let kept = self.kept();
             buffer.store.copy_within(kept..self.end, 0);
             self.start -= kept;
             self.decided -= kept;
             self.end -= kept;
             self.mark = self.mark.map(|it| it - kept);
-            if buffer.store.len() - self.end < room_wanted {
-                buffer.store.resize(self.end + room_wanted, 0);
-            }
         }
-        &mut buffer.store[self.end..]
+        if buffer.store.len() - self.end < room_wanted && self.is_all_sent() {
+            buffer.store.resize(self.end + room_wanted, 0);
+        }
+        &mut self.buffer.insert(buffer).store[self.end..]
+    }
+
+    /// The first byte of the store that may not be overwritten.
+    fn kept(&self) -> usize {
+        self.mark.unwrap_or(self.start).min(self.start)
+    }
+
+    /// True when no byte of the store waits to be sent: none will leave by itself.
+    fn is_all_sent(&self) -> bool {
+        self.start == self.decided
+    }
+
+    /// Whether bytes are moved to the front to make room: not many for little room, while others still leave.
+    fn may_compact(&self, buffer: &Buffer) -> bool {
+        let kept = self.kept();
+        kept > 0 && (self.is_all_sent() || kept * 2 >= buffer.store.len())
     }
 
     /// `count` bytes have been received into [`Self::space`].
@@ -341,6 +359,57 @@ impl Pipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Receives until nothing more fits in; returns how much that was.
+    fn fill(pipe: &mut Pipe, spare: &mut Spare) -> usize {
+        pipe.fill_from(&[7; 4 * STORE_BULK_BYTES_MAX], spare)
+    }
+
+    #[test]
+    fn bytes_that_are_not_sent_yet_hold_up_those_that_follow() {
+        let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
+        let mut received = 0;
+        for _ in 0..100 {
+            received += fill(&mut pipe, &mut spare);
+            pipe.pass(pipe.undecided().len());
+            // As after every message: the next one's first byte must fit in.
+            pipe.need(1);
+            assert!(received <= STORE_BULK_BYTES_MAX && !pipe.has_space());
+            assert_eq!(pipe.buffer.as_ref().unwrap().store.len(), STORE_BULK_BYTES_MAX);
+            pipe.sent(1000);
+            received -= 1000;
+            let half = pipe.kept() * 2 >= STORE_BULK_BYTES_MAX;
+            assert_eq!(pipe.has_space(), half, "room is made for much, not for little");
+        }
+        pipe.sent(pipe.ready());
+        assert!(pipe.has_space() && pipe.is_empty());
+    }
+
+    #[test]
+    fn a_message_that_must_be_here_as_a_whole_gets_room_once_those_before_it_have_left() {
+        let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
+        fill(&mut pipe, &mut spare);
+        pipe.pass(100);
+        pipe.need(3 * STORE_BULK_BYTES_MAX);
+        assert!(!pipe.has_space());
+        pipe.sent(100);
+        let before = pipe.undecided().len();
+        assert!(pipe.has_space());
+        let more = pipe.space(&mut spare).len();
+        assert!(before + more >= 3 * STORE_BULK_BYTES_MAX);
+    }
+
+    #[test]
+    fn bytes_that_are_kept_though_sent_do_not_stop_the_others() {
+        let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
+        pipe.mark();
+        fill(&mut pipe, &mut spare);
+        pipe.pass(pipe.undecided().len());
+        pipe.need(1);
+        assert!(!pipe.has_space());
+        pipe.sent(pipe.ready());
+        assert!(pipe.has_space() && !pipe.space(&mut spare).is_empty());
+    }
 
     fn drain(pipe: &mut Pipe, step: usize) -> Vec<u8> {
         let mut out = Vec::new();
