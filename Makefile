@@ -34,8 +34,8 @@ it: ## Tests against real PostgreSQL clusters
 stack: ## Tests of the compose file, its scripts and servers
 	cargo test --test stack
 
-rings: ## What moves bytes, over io_uring: docs/performance.md says what is known to fail
-	PGWEIR_TEST_RELAY_DRIVER=io_uring cargo test --test it -- relay:: pools:: prepared:: protocol:: differential:: cancel:: timeouts:: suspend:: tls:: rings::
+rings: ## Tests against real PostgreSQL clusters, over io_uring
+	@scripts/rings.sh
 
 soak: ## The simulation with new seeds; SOAK_SECONDS=3600 for an hour (default ten minutes)
 	@scripts/soak.sh

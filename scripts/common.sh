@@ -129,3 +129,11 @@ need_stack() {
 
 # is_open PORT: whether somebody listens on 127.0.0.1:PORT.
 is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# Whether io_uring may be used here. io_uring_setup is call 425 on every architecture; without arguments it fails with
+# EFAULT (14) where it is allowed.
+has_io_uring() {
+    python3 -c 'import ctypes, sys
+call = ctypes.CDLL(None, use_errno=True).syscall
+sys.exit(0 if call(425, 1, None) == -1 and ctypes.get_errno() == 14 else 1)'
+}

@@ -52,6 +52,12 @@ check "formatting" cargo fmt --check
 check "lints" cargo clippy --locked --all-targets -- -D warnings
 check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 cargo_tests "tests"
+# What moves the bytes by default is tokio: the tests against real clusters run over io_uring as well.
+if has_io_uring; then
+    PGWEIR_TEST_RELAY_DRIVER=io_uring cargo_tests "tests over io_uring" --test it
+else
+    say "=== tests over io_uring: skipped, the kernel has none or forbids it"
+fi
 if cargo deny --version >/dev/null 2>&1; then
     check "dependencies" cargo deny --offline --log-level error check bans licenses sources
 else

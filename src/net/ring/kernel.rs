@@ -145,6 +145,7 @@ impl Kernel {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_cqsize(COMPLETIONS)
             .dontfork()
             .build(ENTRIES)?;
@@ -174,8 +175,6 @@ impl Kernel {
         for buffer in 0..BUFFERS {
             kernel.release(BufferId(buffer));
         }
-        // Spares the kernel a look-up at each call; not essential.
-        let _ = kernel.ring.submitter().register_ring_fd();
         Ok(kernel)
     }
 
@@ -294,6 +293,11 @@ impl Kernel {
         }
     }
 
+    /// Whether an entry would bring something; costs no system call.
+    pub(super) fn has_work(&mut self) -> bool {
+        self.ring.submission().taskrun() || !self.ring.completion().is_empty()
+    }
+
     /// Whether completions wait in the kernel because there was no room for them. The next entry brings some.
     pub(super) fn is_overflown(&mut self) -> bool {
         self.ring.submission().cq_overflow()
@@ -362,8 +366,11 @@ impl Kernel {
     }
 
     fn push(&mut self, entry: squeue::Entry, token: Token) {
-        self.backlog.push_back(entry.user_data(token.0));
-        self.fill();
+        let entry = entry.user_data(token.0);
+        // SAFETY: as in `fill`.
+        if !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.backlog.push_back(entry);
+        }
     }
 
     fn fill(&mut self) {

@@ -177,6 +177,11 @@ impl Reactor {
         self.news.traffic > 0 || self.news.tick
     }
 
+    /// Whether an entry would bring something; costs no system call.
+    pub(super) fn has_work(&mut self) -> bool {
+        self.kernel.has_work()
+    }
+
     /// What has happened since this was last asked.
     pub(super) fn take_news(&mut self) -> News {
         std::mem::take(&mut self.news)
@@ -304,7 +309,12 @@ impl Reactor {
             slot.input = Input::InSocket;
             self.wakers.extend(slot.reader.take());
         }
-        self.wakers.extend(slot.watcher.take());
+        if slot.polled_for_watcher {
+            self.wakers.extend(slot.watcher.take());
+        } else if slot.watcher.is_some() {
+            // A new one tells at once where something is there.
+            self.poll(index, Operation::Readable);
+        }
     }
 
     fn turned_writable(&mut self, index: u32) {
@@ -354,7 +364,8 @@ impl Reactor {
             match letter {
                 Letter::Forget(index) => self.abandon(index, None),
                 Letter::Watch(index, waker) if matches!(self.slots[index as usize].life, Life::InUse) => {
-                    self.slots[index as usize].watcher = Some(waker);
+                    let slot = &mut self.slots[index as usize];
+                    (slot.watcher, slot.polled_for_watcher) = (Some(waker), false);
                     self.poll(index, Operation::Readable);
                 }
                 // It has come home and was closed meanwhile.
@@ -376,6 +387,7 @@ impl Reactor {
             reader: None,
             writer: None,
             watcher: None,
+            polled_for_watcher: false,
             watched_since: 0,
             listed: false,
             queued: None,
@@ -451,6 +463,9 @@ impl Reactor {
         }
         slot.under_way |= operation as u8;
         slot.named_in = self.submission;
+        if operation == Operation::Readable {
+            slot.polled_for_watcher = slot.watcher.is_some();
+        }
         match operation {
             Operation::Receive => self.kernel.receive(slot.fd, operation.token(index)),
             Operation::Writable => self.kernel.poll(slot.fd, Interest::Writable, operation.token(index)),
@@ -661,7 +676,7 @@ impl Reactor {
     pub(super) fn watch(&mut self, index: u32, cx: &mut Context<'_>) {
         let slot = &mut self.slots[index as usize];
         wait_in(&mut slot.watcher, cx);
-        slot.watched_since = self.tick;
+        (slot.watched_since, slot.polled_for_watcher) = (self.tick, false);
         if !slot.listed && !slot.is_under_way(Operation::Readable) {
             slot.listed = true;
             self.unwatched.push(index);

@@ -80,6 +80,8 @@ pub(super) struct Slot {
     pub(super) writer: Option<Waker>,
     /// Who is told when an idle socket turns readable.
     pub(super) watcher: Option<Waker>,
+    /// Whether the poll under way began after the watcher came: what one from before tells may have been read since.
+    pub(super) polled_for_watcher: bool,
     /// In which tick it became idle.
     pub(super) watched_since: u32,
     /// Whether it stands on the list of sockets to be watched.

@@ -46,7 +46,8 @@ pub(super) fn block_on(
         let tasks = LocalSet::new();
         let main = tasks.spawn_local(main);
         let waker = Waker::from(Arc::clone(&bell));
-        let mut turns = Turns { bell, waker, ring, tasks, main, wakers: Vec::new(), waits: Waits::InTokio };
+        let (waits, courtesy) = (Waits::InTokio, Courtesy::default());
+        let mut turns = Turns { bell, waker, ring, tasks, main, wakers: Vec::new(), waits, courtesy };
         let result = pin!(std::future::poll_fn(|cx| turns.poll(cx))).await;
         // While there is still a ring to give their sockets to, and to send their last words.
         drop(turns);
@@ -69,6 +70,41 @@ enum Waits {
     InTokio,
 }
 
+/// Whether it pays to let others have the processor before going to sleep. Where clients and servers share it with the
+/// worker, what they have to say is there when the worker has it again, and it has slept for none of it: going to sleep
+/// and waking cost more than all that the worker does for a query. Where they don't, there is nobody to let go first, and
+/// asking costs a system call: so it is not asked as long as it was in vain, but for a try now and then.
+#[derive(Default)]
+struct Courtesy {
+    /// How often more it is tried.
+    tries: u32,
+    /// How often it was not tried.
+    skipped: u32,
+}
+
+impl Courtesy {
+    const TRIES_MAX: u32 = 16;
+    const SKIPPED_MAX: u32 = 64;
+
+    /// Whether to try it this time.
+    fn is_due(&mut self) -> bool {
+        if self.tries > 0 {
+            return true;
+        }
+        self.skipped += 1;
+        if self.skipped < Self::SKIPPED_MAX {
+            return false;
+        }
+        (self.skipped, self.tries) = (0, 1);
+        true
+    }
+
+    /// It was tried: whether there was something to do then.
+    fn learn(&mut self, paid: bool) {
+        self.tries = if paid { (self.tries + 2).min(Self::TRIES_MAX) } else { self.tries.saturating_sub(1) };
+    }
+}
+
 struct Turns {
     bell: Arc<Bell>,
     waker: Waker,
@@ -77,6 +113,7 @@ struct Turns {
     main: tokio::task::JoinHandle<()>,
     wakers: Vec<Waker>,
     waits: Waits,
+    courtesy: Courtesy,
 }
 
 impl Turns {
@@ -134,6 +171,18 @@ impl Turns {
 
     fn wait_in_ring(&mut self) -> io::Result<()> {
         reactor::with(|it| it.start_tick(TICK));
+        if self.courtesy.is_due() {
+            enter(Wait::No)?;
+            if reactor::with(|it| it.has_news() || it.is_urgent()).unwrap_or(false) {
+                return Ok(());
+            }
+            std::thread::yield_now();
+            let has_work = reactor::with(Reactor::has_work).unwrap_or(false);
+            self.courtesy.learn(has_work);
+            if has_work {
+                return enter(Wait::No);
+            }
+        }
         if self.bell.fall_asleep(Sleep::InRing) {
             let entered = enter(Wait::ForOne);
             self.bell.awake();
