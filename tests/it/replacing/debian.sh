@@ -41,8 +41,20 @@ ask() { psql -XAt -v ON_ERROR_STOP=1 "host=$1 port=6432 user=$2 password=$2-secr
 pid() { cat /var/run/postgresql/pgbouncer.pid; }
 
 # in_service VERSION: all that people and their scripts see of the service.
+# Debian's init script returns before PgBouncer has written its pid file, and before it has ended.
+soon() {
+    local _
+    for _ in $(seq 100); do
+        if "$@"; then return 0; fi
+        sleep 0.1
+    done
+    return 1
+}
+is_up() { service pgbouncer status >/dev/null; }
+is_gone() { ! pgrep --exact pgbouncer; }
+
 in_service() {
-    service pgbouncer status >/dev/null || die "the service is down"
+    soon is_up || die "the service is down"
     [ "$(ask localhost app app 'SELECT current_user')" = app ] || die "no answer over TCP"
     [ "$(ask /var/run/postgresql app app 'SELECT 40 + 2')" = 42 ] || die "no answer over the unix socket"
     ! ask localhost nobody app 'SELECT 1' 2>/dev/null || die "a stranger came in"
@@ -99,5 +111,5 @@ unchanged
 ! dpkg --verify pgbouncer | grep -v /etc/ || die "the package is not whole: $(dpkg --verify pgbouncer)"
 step "the package is whole"
 service pgbouncer stop >/dev/null
-! pgrep --exact pgbouncer || die "it still runs"
+soon is_gone || die "it still runs"
 step "stopped"
