@@ -1,13 +1,54 @@
-//! What was measured: figures, their medians and ratios, as text and as a page to be read in a browser.
+//! What was measured: figures, their medians, and what they are held to.
+//!
+//! Owns the table. It refuses to know how a figure came about; `page` and `chart` draw it. Invariant: a ratio is one of
+//! medians of the same row and run, and a cell that failed says so instead of being left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+/// What drives the sockets of a pgweir or of a forwarder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    Tokio,
+    IoUring,
+}
+
+impl Driver {
+    pub const ALL: [Self; 2] = [Self::Tokio, Self::IoUring];
+
+    /// As `relay_driver` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tokio => "tokio",
+            Self::IoUring => "io_uring",
+        }
+    }
+}
+
+/// What a subject is in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// PostgreSQL itself.
+    Direct,
+    PgBouncer,
+    Pgweir(Driver),
+    /// Bytes from one socket to another and no protocol: the least that anything in the middle can cost.
+    Forwarder(Driver),
+    /// Another pooler.
+    Other,
+}
 
 /// Which way a figure is to go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     Less,
     More,
+}
+
+impl Better {
+    fn sign(self) -> char {
+        if self == Self::Less { '≤' } else { '≥' }
+    }
 }
 
 /// A kind of figure.
@@ -17,181 +58,242 @@ pub struct Measure {
     pub name: &'static str,
     pub better: Better,
     pub digits: usize,
-    /// Whether the page draws it.
-    pub chart: bool,
+    /// The chart of bars that shows it.
+    pub chart: Option<&'static str>,
+}
+
+/// What a bar is a multiple of.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Against {
+    PgBouncer,
+    /// The forwarder with the same driver.
+    Forwarder,
+    /// The subject's own figure in the row of this work.
+    Own(String),
+    /// Nothing: the figure itself is held to the limit.
+    Nothing,
+}
+
+/// What a pgweir is held to in a row.
+#[derive(Clone)]
+pub struct Bar {
+    pub driver: Driver,
+    pub against: Against,
+    pub limit: f64,
+}
+
+/// Where a row's figures stand on the axis of a line chart, instead of in the table.
+#[derive(Clone)]
+pub struct Point {
+    pub chart: String,
+    pub label: String,
 }
 
 /// One line of the table: what was measured of each subject, round by round.
 pub struct Row {
     pub work: String,
     pub measure: Measure,
-    /// What the ratio to PgBouncer is to be, at most or at least.
-    pub bar: Option<f64>,
+    pub bars: Vec<Bar>,
+    pub point: Option<Point>,
     pub samples: BTreeMap<usize, Vec<f64>>,
+    pub failures: BTreeMap<usize, String>,
+}
+
+impl Row {
+    pub fn new(work: &str, measure: Measure) -> Self {
+        Self {
+            work: work.to_owned(),
+            measure,
+            bars: Vec::new(),
+            point: None,
+            samples: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    /// Holds each driver to its ratio to PgBouncer.
+    pub fn bar(self, tokio: f64, io_uring: f64) -> Self {
+        self.held(Against::PgBouncer, tokio, io_uring)
+    }
+
+    pub fn held(mut self, against: Against, tokio: f64, io_uring: f64) -> Self {
+        for (driver, limit) in [(Driver::Tokio, tokio), (Driver::IoUring, io_uring)] {
+            self.bars.push(Bar { driver, against: against.clone(), limit });
+        }
+        self
+    }
+
+    /// Makes it a point of a line chart.
+    pub fn at(mut self, chart: &str, label: &str) -> Self {
+        self.point = Some(Point { chart: chart.to_owned(), label: label.to_owned() });
+        self
+    }
+
+    pub fn median(&self, subject: usize) -> Option<f64> {
+        median(self.samples.get(&subject)?)
+    }
+
+    /// The least and the most.
+    pub fn ends(&self, subject: usize) -> Option<(f64, f64)> {
+        let values = self.samples.get(&subject)?;
+        let least = values.iter().copied().min_by(f64::total_cmp)?;
+        Some((least, values.iter().copied().max_by(f64::total_cmp)?))
+    }
+
+    /// A median with the least and the most, or why there is none.
+    pub fn cell(&self, subject: usize) -> Option<String> {
+        let digits = self.measure.digits;
+        let found = self.median(subject).zip(self.ends(subject));
+        let figures = found
+            .map(|(middle, (least, most))| format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})"));
+        match (figures, self.failures.get(&subject)) {
+            (figures, None) => figures,
+            (None, Some(why)) => Some(format!("failed: {why}")),
+            (Some(figures), Some(why)) => Some(format!("{figures}, then failed: {why}")),
+        }
+    }
+}
+
+/// A subject's figure beside another.
+pub struct Verdict {
+    pub subject: usize,
+    /// Its place among the subjects, or 0 where it is not one of them.
+    pub against: String,
+    pub ratio: f64,
+    pub limit: Option<f64>,
+    pub better: Better,
+}
+
+impl Verdict {
+    /// `None`: there is no bar.
+    pub fn is_met(&self) -> Option<bool> {
+        // Half a unit of the last digit that is shown: what reads 0.82 meets 0.82.
+        const ROUNDING: f64 = 0.005;
+        self.limit.map(|limit| match self.better {
+            Better::Less => self.ratio < limit + ROUNDING,
+            Better::More => self.ratio >= limit - ROUNDING,
+        })
+    }
+
+    pub fn text(&self) -> String {
+        let Self { against, ratio, .. } = self;
+        let ratio = format!("{ratio:.2} {against}");
+        match (self.limit, self.is_met()) {
+            (Some(limit), Some(met)) => {
+                let missed = if met { "" } else { "missed: " };
+                format!("{} ({missed}{} {limit:.2})", ratio.trim(), self.better.sign())
+            }
+            _ => ratio.trim().to_owned(),
+        }
+    }
+}
+
+/// Who was measured.
+pub struct Head {
+    pub name: String,
+    pub role: Role,
 }
 
 /// All lines, and who the subjects are.
 pub struct Table {
-    pub subjects: Vec<String>,
-    /// How the figures came about.
-    pub setting: String,
+    pub subjects: Vec<Head>,
+    /// How the figures came about, a line each.
+    pub setting: Vec<String>,
     pub rows: Vec<Row>,
 }
 
-impl Row {
-    /// Ours divided by theirs, of medians.
-    fn ratio(&self, ours: usize, theirs: usize) -> Option<f64> {
-        Some(median(self.samples.get(&ours)?)? / median(self.samples.get(&theirs)?)?)
-    }
-
-    fn meets_bar(&self, ratio: f64) -> Option<bool> {
-        self.bar.map(|bar| match self.measure.better {
-            Better::Less => ratio <= bar,
-            Better::More => ratio >= bar,
-        })
-    }
-
-    fn verdict(&self, ratio: Option<f64>) -> String {
-        let Some(ratio) = ratio else { return String::new() };
-        let sign = if self.measure.better == Better::Less { '≤' } else { '≥' };
-        match (self.bar, self.meets_bar(ratio)) {
-            (Some(bar), Some(true)) => format!("{ratio:.2} ({sign} {bar:.2})"),
-            (Some(bar), _) => format!("{ratio:.2} (missed: {sign} {bar:.2})"),
-            _ => format!("{ratio:.2}"),
-        }
-    }
-}
-
 impl Table {
-    fn place(&self, name: &str) -> Option<usize> {
-        self.subjects.iter().position(|it| it == name)
+    pub fn place(&self, role: Role) -> Option<usize> {
+        self.subjects.iter().position(|it| it.role == role)
     }
 
-    fn ratio(&self, row: &Row) -> Option<f64> {
-        row.ratio(self.place("pgweir")?, self.place("PgBouncer")?)
+    /// The lines of the table proper.
+    pub fn lines(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|it| it.point.is_none())
     }
 
-    /// One line of it, for who watches.
-    pub fn line(&self, row: &Row) -> String {
-        let mut out = format!("{:32} {:28}", row.work, row.measure.name);
-        for number in 0..self.subjects.len() {
-            let values = row.samples.get(&number).map_or(&[][..], Vec::as_slice);
-            let _ = write!(out, " {:>26}", spread(values, row.measure.digits));
+    /// All that can be said of a row's figures beside others.
+    pub fn verdicts(&self, row: &Row) -> Vec<Verdict> {
+        let mut found = Vec::new();
+        for (subject, head) in self.subjects.iter().enumerate() {
+            let driver = match head.role {
+                Role::Pgweir(driver) => Some(driver),
+                Role::Other => None,
+                _ => continue,
+            };
+            let bars: Vec<&Bar> = row.bars.iter().filter(|it| Some(it.driver) == driver).collect();
+            let plain = (!bars.iter().any(|it| it.against == Against::PgBouncer)).then_some(None);
+            let wanted = plain.into_iter().chain(bars.into_iter().map(Some));
+            found.extend(wanted.filter_map(|bar| self.verdict(row, subject, bar)));
         }
-        let _ = write!(out, "  {}", row.verdict(self.ratio(row)));
+        found
+    }
+
+    fn verdict(&self, row: &Row, subject: usize, bar: Option<&Bar>) -> Option<Verdict> {
+        let (reference, against) = match bar.map_or(&Against::PgBouncer, |it| &it.against) {
+            Against::PgBouncer => (row.median(self.place(Role::PgBouncer)?)?, "× PgBouncer".to_owned()),
+            Against::Forwarder => {
+                let Role::Pgweir(driver) = self.subjects[subject].role else { return None };
+                (row.median(self.place(Role::Forwarder(driver))?)?, "× forwarder".to_owned())
+            }
+            Against::Own(work) => {
+                let mut others = self.rows.iter().filter(|it| it.measure.name == row.measure.name);
+                (others.find(|it| it.work == *work)?.median(subject)?, format!("× {work}"))
+            }
+            Against::Nothing => (1.0, String::new()),
+        };
+        let ratio = row.median(subject)? / reference;
+        let better = row.measure.better;
+        // Nothing is a multiple of nothing: growth of zero, latency below the noise.
+        let comparable = reference > 0.0 && ratio.is_finite();
+        comparable.then(|| Verdict { subject, against, ratio, limit: bar.map(|it| it.limit), better })
+    }
+
+    /// A row for who watches: a line for each subject.
+    pub fn block(&self, row: &Row) -> String {
+        let mut out = format!("{}: {}\n", row.work, row.measure.name);
+        let verdicts = self.verdicts(row);
+        for (subject, head) in self.subjects.iter().enumerate() {
+            let Some(cell) = row.cell(subject) else { continue };
+            let texts: Vec<String> =
+                verdicts.iter().filter(|it| it.subject == subject).map(Verdict::text).collect();
+            let line = format!("  {:20} {cell:26} {}", head.name, texts.join(", "));
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
         out
     }
 
-    /// The heads of the columns.
-    pub fn heads(&self) -> String {
-        let mut out = format!("{:32} {:28}", "", "");
-        for subject in &self.subjects {
-            let _ = write!(out, " {subject:>26}");
-        }
-        out + "  pgweir : PgBouncer"
-    }
-
-    /// The whole of it as a page that needs nothing else.
-    pub fn page(&self) -> String {
-        let mut out = String::from(PAGE_HEAD);
-        let _ = write!(out, "<p>{}</p>\n<table><tr><th>work<th>figure", escaped(&self.setting));
-        for subject in &self.subjects {
-            let _ = write!(out, "<th>{}", escaped(subject));
-        }
-        out.push_str("<th>pgweir : PgBouncer</tr>\n");
-        for row in &self.rows {
-            let ratio = self.ratio(row);
-            let class = match ratio.and_then(|it| row.meets_bar(it)) {
-                Some(true) => "met",
-                Some(false) => "missed",
-                None => "",
-            };
-            let _ = write!(out, "<tr><td>{}<td>{}", escaped(&row.work), row.measure.name);
-            for number in 0..self.subjects.len() {
-                let values = row.samples.get(&number).map_or(&[][..], Vec::as_slice);
-                let _ = write!(out, "<td>{}", spread(values, row.measure.digits));
-            }
-            let _ = writeln!(out, "<td class=\"{class}\">{}</tr>", row.verdict(ratio));
-        }
-        out.push_str("</table>\n");
-        let mut measures: Vec<&str> = Vec::new();
-        for row in self.rows.iter().filter(|it| it.measure.chart) {
-            if !measures.contains(&row.measure.name) {
-                measures.push(row.measure.name);
+    /// How many bars were met, missed and not measured, and which.
+    pub fn summary(&self) -> String {
+        let (mut met, mut missed) = (0, Vec::new());
+        for row in self.lines() {
+            for verdict in self.verdicts(row) {
+                let name = &self.subjects[verdict.subject].name;
+                match verdict.is_met() {
+                    Some(true) => met += 1,
+                    Some(false) => {
+                        missed.push(format!(
+                            "{}, {}: {name}: {}",
+                            row.work,
+                            row.measure.name,
+                            verdict.text()
+                        ));
+                    }
+                    None => {}
+                }
             }
         }
-        measures.into_iter().for_each(|it| self.chart(it, &mut out));
-        out + "</body></html>\n"
-    }
-
-    /// Bars for one kind of figure, as long as the medians, with a line from the least to the most.
-    fn chart(&self, measure: &str, out: &mut String) {
-        const WIDTH: f64 = 560.0;
-        const HEIGHT: usize = 16;
-        let rows: Vec<&Row> = self.rows.iter().filter(|it| it.measure.name == measure).collect();
-        let all = rows.iter().flat_map(|row| row.samples.values().flatten());
-        let most = all.copied().fold(f64::MIN_POSITIVE, f64::max);
-        let lines: usize = rows.iter().map(|row| row.samples.len() + 2).sum();
-        let _ = writeln!(out, "<h2>{measure}</h2>\n<svg width=\"900\" height=\"{}\">", lines * HEIGHT);
-        let mut y = 0;
-        for row in rows {
-            y += HEIGHT;
-            let _ = writeln!(out, "<text x=\"0\" y=\"{y}\" class=\"work\">{}</text>", escaped(&row.work));
-            for (number, values) in &row.samples {
-                let (Some(middle), Some((least, greatest))) = (median(values), ends(values)) else {
-                    continue;
-                };
-                let at = |value: f64| 110.0 + value / most * WIDTH;
-                let _ = writeln!(
-                    out,
-                    "<text x=\"0\" y=\"{text}\">{name}</text><rect x=\"110\" y=\"{top}\" width=\"{width:.1}\" \
-                     height=\"12\" class=\"s{number}\"/><line x1=\"{from:.1}\" x2=\"{to:.1}\" y1=\"{line}\" \
-                     y2=\"{line}\"/><text x=\"{after:.1}\" y=\"{text}\">{middle:.digits$}</text>",
-                    name = escaped(&self.subjects[*number]),
-                    text = y + 15,
-                    top = y + 5,
-                    width = at(middle) - 110.0,
-                    from = at(least),
-                    to = at(greatest),
-                    line = y + 11,
-                    after = at(greatest) + 6.0,
-                    digits = row.measure.digits,
-                );
-                y += HEIGHT;
-            }
-            y += HEIGHT;
+        let failed: usize = self.lines().map(|it| it.failures.len()).sum();
+        let mut out = format!("{met} bars met, {} missed; {failed} cells failed\n", missed.len());
+        for line in missed {
+            let _ = writeln!(out, "  {line}");
         }
-        out.push_str("</svg>\n");
+        out
     }
-}
-
-const PAGE_HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>pgweir under load</title>\
-    <style>body{font:14px/1.4 sans-serif;margin:2em}td,th{padding:2px 10px;text-align:right;border-bottom:1px solid #ddd}\
-    td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}.met{color:#070}.missed{color:#b00}svg text{font-size:12px}\
-    .work{font-weight:bold}line{stroke:#222}.s0{fill:#999}.s1{fill:#2a7de1}.s2{fill:#e08a1e}.s3{fill:#5a9e4b}\
-    .s4{fill:#a05ac8}.s5{fill:#c84b4b}</style></head><body><h1>pgweir under load</h1>\n";
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 fn median(values: &[f64]) -> Option<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
-}
-
-fn ends(values: &[f64]) -> Option<(f64, f64)> {
-    let least = values.iter().copied().min_by(f64::total_cmp)?;
-    Some((least, values.iter().copied().max_by(f64::total_cmp)?))
-}
-
-/// A median with the least and the most.
-fn spread(values: &[f64], digits: usize) -> String {
-    match (median(values), ends(values)) {
-        (Some(middle), Some((least, most))) => {
-            format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
-        }
-        _ => "–".into(),
-    }
 }
