@@ -13,8 +13,8 @@ use bytes::{Buf, BytesMut};
 
 /// Bytes of a fresh buffer's store.
 pub const STORE_BYTES: usize = 16 * 1024;
-/// How far a store grows by itself while the sender keeps filling it.
-pub const STORE_BULK_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of the store of a pipe whose sender has filled the one before.
+pub const STORE_BULK_BYTES: usize = 128 * 1024;
 /// Answers and rewritten heads waiting to be sent; above it no more are made until some have left.
 pub const INSERTED_BYTES_MAX: usize = 64 * 1024;
 /// Pieces waiting to be sent, ditto.
@@ -23,6 +23,8 @@ pub const PIECES_MAX: usize = 8 * 1024;
 pub const SLICES_MAX: usize = 16;
 /// Buffers a worker keeps for reuse.
 const SPARE_MAX: usize = 256;
+/// Large ones, ditto.
+const SPARE_BULK_MAX: usize = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Piece {
@@ -43,31 +45,53 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    fn new() -> Box<Self> {
-        Box::new(Self { store: vec![0; STORE_BYTES], inserted: BytesMut::new(), pieces: VecDeque::new() })
+    fn new(bytes: usize) -> Box<Self> {
+        Box::new(Self { store: vec![0; bytes], inserted: BytesMut::new(), pieces: VecDeque::new() })
     }
 }
 
 /// A worker's buffers that no pipe uses just now.
 #[derive(Debug, Default)]
 #[expect(clippy::vec_box, reason = "a buffer goes from here into a pipe and back as the box that it is")]
-pub struct Spare(Vec<Box<Buffer>>);
+pub struct Spare {
+    usual: Vec<Box<Buffer>>,
+    bulk: Vec<Box<Buffer>>,
+}
 
 impl Spare {
-    fn take(&mut self) -> Box<Buffer> {
-        self.0.pop().unwrap_or_else(Buffer::new)
+    fn take(&mut self, size: Size) -> Box<Buffer> {
+        let (list, bytes) = match size {
+            Size::Usual => (&mut self.usual, STORE_BYTES),
+            Size::Bulk => (&mut self.bulk, STORE_BULK_BYTES),
+        };
+        list.pop().unwrap_or_else(|| Buffer::new(bytes))
     }
 
     fn give(&mut self, mut buffer: Box<Buffer>) {
-        if self.0.len() >= SPARE_MAX {
+        if buffer.store.len() == STORE_BULK_BYTES {
+            if self.bulk.len() < SPARE_BULK_MAX {
+                self.bulk.push(buffer);
+            }
+            return;
+        }
+        if self.usual.len() >= SPARE_MAX {
             return;
         }
         if buffer.store.len() > STORE_BYTES {
             buffer.store.truncate(STORE_BYTES);
             buffer.store.shrink_to_fit();
         }
-        self.0.push(buffer);
+        self.usual.push(buffer);
     }
+}
+
+/// How large a pipe's next store is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Size {
+    #[default]
+    Usual,
+    /// The sender has more than usually fits in.
+    Bulk,
 }
 
 /// Bytes from one side on their way to the other.
@@ -82,10 +106,11 @@ pub struct Pipe {
     end: usize,
     /// Bytes that can be sent now.
     ready: usize,
-    /// Undecided bytes that must fit in at once, at least.
-    needed: usize,
+    /// Undecided bytes that must fit in at once, at least; a message has at most 2^31.
+    needed: u32,
     /// Bytes from here on are kept even when sent, so that they can be sent again.
     mark: Option<usize>,
+    size: Size,
 }
 
 impl Pipe {
@@ -113,22 +138,20 @@ impl Pipe {
 
     /// Sees to it that at least `bytes` undecided ones fit in at once.
     pub fn need(&mut self, bytes: usize) {
-        self.needed = bytes;
+        self.needed = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
 
     /// True when [`Self::space`] would not be empty.
     pub fn has_space(&self) -> bool {
         let Some(buffer) = &self.buffer else { return true };
-        self.end < buffer.store.len()
-            || self.may_compact(buffer)
-            || (self.is_all_sent() && self.needed > self.end - self.decided)
+        self.end < buffer.store.len() || self.may_compact(buffer) || (self.is_all_sent() && self.lacks() > 0)
     }
 
     /// Where the next bytes are to be received; tell [`Self::filled`] how many came. The store grows only for a message
     /// that does not fit in with nothing before it: else bytes that leave make room.
     pub fn space<'a>(&'a mut self, spare: &mut Spare) -> &'a mut [u8] {
-        let mut buffer = self.buffer.take().unwrap_or_else(|| spare.take());
-        let room_wanted = self.needed.saturating_sub(self.end - self.decided).max(1);
+        let mut buffer = self.buffer.take().unwrap_or_else(|| spare.take(self.size));
+        let room_wanted = self.lacks().max(1);
         if buffer.store.len() - self.end < room_wanted && self.may_compact(&buffer) {
             let kept = self.kept();
             buffer.store.copy_within(kept..self.end, 0);
@@ -141,6 +164,11 @@ impl Pipe {
             buffer.store.resize(self.end + room_wanted, 0);
         }
         &mut self.buffer.insert(buffer).store[self.end..]
+    }
+
+    /// How many bytes are missing of those that must fit in at once.
+    fn lacks(&self) -> usize {
+        (self.needed as usize).saturating_sub(self.end - self.decided)
     }
 
     /// The first byte of the store that may not be overwritten.
@@ -162,10 +190,10 @@ impl Pipe {
     /// `count` bytes have been received into [`Self::space`].
     pub fn filled(&mut self, count: usize) {
         self.end += count;
-        let Some(buffer) = &mut self.buffer else { return };
-        if self.end == buffer.store.len() && self.end < STORE_BULK_BYTES_MAX {
-            // The sender has more than fits in: bulk.
-            buffer.store.resize((self.end * 2).min(STORE_BULK_BYTES_MAX), 0);
+        if self.buffer.as_ref().is_some_and(|it| it.store.len() == self.end) {
+            self.size = Size::Bulk;
+        } else if self.end < STORE_BYTES {
+            self.size = Size::Usual;
         }
     }
 
@@ -208,7 +236,7 @@ impl Pipe {
 
     /// What `write` appends shall be sent after everything decided so far.
     pub fn insert(&mut self, spare: &mut Spare, write: impl FnOnce(&mut BytesMut)) {
-        let buffer = self.buffer.get_or_insert_with(|| spare.take());
+        let buffer = self.buffer.get_or_insert_with(|| spare.take(self.size));
         let before = buffer.inserted.len();
         write(&mut buffer.inserted);
         let count = buffer.inserted.len() - before;
@@ -362,23 +390,44 @@ mod tests {
 
     /// Receives until nothing more fits in; returns how much that was.
     fn fill(pipe: &mut Pipe, spare: &mut Spare) -> usize {
-        pipe.fill_from(&[7; 4 * STORE_BULK_BYTES_MAX], spare)
+        pipe.fill_from(&[7; 4 * STORE_BULK_BYTES], spare)
+    }
+
+    /// Sends all that it holds.
+    fn empty(pipe: &mut Pipe, spare: &mut Spare) {
+        pipe.pass(pipe.undecided().len());
+        pipe.sent(pipe.ready());
+        pipe.tidy(spare);
+    }
+
+    #[test]
+    fn who_has_filled_a_store_gets_a_larger_one_and_who_has_little_the_usual() {
+        let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
+        for expected in [STORE_BYTES, STORE_BULK_BYTES, STORE_BULK_BYTES] {
+            assert_eq!(fill(&mut pipe, &mut spare), expected);
+            empty(&mut pipe, &mut spare);
+        }
+        let place = pipe.space(&mut spare).as_ptr();
+        pipe.filled(100);
+        empty(&mut pipe, &mut spare);
+        assert_eq!(pipe.space(&mut spare).len(), STORE_BYTES);
+        assert!(spare.bulk.iter().any(|it| it.store.as_ptr() == place), "it is kept for the next");
     }
 
     #[test]
     fn bytes_that_are_not_sent_yet_hold_up_those_that_follow() {
         let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
-        let mut received = 0;
+        let mut held = 0;
         for _ in 0..100 {
-            received += fill(&mut pipe, &mut spare);
+            held += fill(&mut pipe, &mut spare);
             pipe.pass(pipe.undecided().len());
             // As after every message: the next one's first byte must fit in.
             pipe.need(1);
-            assert!(received <= STORE_BULK_BYTES_MAX && !pipe.has_space());
-            assert_eq!(pipe.buffer.as_ref().unwrap().store.len(), STORE_BULK_BYTES_MAX);
+            assert!(held <= STORE_BYTES && !pipe.has_space());
+            assert_eq!(pipe.buffer.as_ref().unwrap().store.len(), STORE_BYTES);
             pipe.sent(1000);
-            received -= 1000;
-            let half = pipe.kept() * 2 >= STORE_BULK_BYTES_MAX;
+            held -= 1000;
+            let half = pipe.kept() * 2 >= STORE_BYTES;
             assert_eq!(pipe.has_space(), half, "room is made for much, not for little");
         }
         pipe.sent(pipe.ready());
@@ -390,13 +439,13 @@ mod tests {
         let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
         fill(&mut pipe, &mut spare);
         pipe.pass(100);
-        pipe.need(3 * STORE_BULK_BYTES_MAX);
+        pipe.need(3 * STORE_BYTES);
         assert!(!pipe.has_space());
         pipe.sent(100);
         let before = pipe.undecided().len();
         assert!(pipe.has_space());
         let more = pipe.space(&mut spare).len();
-        assert!(before + more >= 3 * STORE_BULK_BYTES_MAX);
+        assert!(before + more >= 3 * STORE_BYTES);
     }
 
     #[test]
@@ -445,10 +494,10 @@ mod tests {
     #[test]
     fn a_store_is_bounded_until_more_is_needed() {
         let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
-        let sent = pipe.fill_from(&vec![7; 10 * STORE_BULK_BYTES_MAX], &mut spare);
-        assert_eq!(sent, STORE_BULK_BYTES_MAX);
+        let sent = pipe.fill_from(&vec![7; 10 * STORE_BYTES], &mut spare);
+        assert_eq!(sent, STORE_BYTES);
         assert!(!pipe.has_space());
-        pipe.need(STORE_BULK_BYTES_MAX + 10);
+        pipe.need(STORE_BYTES + 10);
         assert_eq!(pipe.fill_from(&[8; 100], &mut spare), 10);
     }
 
