@@ -225,8 +225,11 @@ impl Pipe {
     /// The next `count` undecided bytes shall not be sent.
     pub fn discard(&mut self, count: usize) {
         debug_assert!(count <= self.end - self.decided, "only received bytes can be dropped");
+        let is_all_sent = self.is_all_sent();
         let Some(buffer) = &mut self.buffer else { return };
         match buffer.pieces.back_mut() {
+            // Inserted bytes alone are before it, which are elsewhere: its room is free at once, whoever reads or not.
+            _ if is_all_sent => self.start += count,
             Some(Piece::Drop(last)) => *last += count,
             _ => buffer.pieces.push_back(Piece::Drop(count)),
         }
@@ -432,6 +435,19 @@ mod tests {
         }
         pipe.sent(pipe.ready());
         assert!(pipe.has_space() && pipe.is_empty());
+    }
+
+    #[test]
+    fn what_is_dropped_needs_no_room_while_an_answer_before_it_waits_to_be_sent() {
+        let (mut pipe, mut spare) = (Pipe::default(), Spare::default());
+        pipe.insert(&mut spare, |out| out.extend_from_slice(b"answer"));
+        for _ in 0..10 {
+            assert!(fill(&mut pipe, &mut spare) >= STORE_BYTES / 2);
+            pipe.discard(pipe.undecided().len());
+        }
+        pipe.fill_from(b" and more", &mut spare);
+        pipe.pass(9);
+        assert_eq!(drain(&mut pipe, 4), b"answer and more");
     }
 
     #[test]
