@@ -58,6 +58,8 @@ if has_io_uring; then
 else
     say "=== tests over io_uring: skipped, the kernel has none or forbids it"
 fi
+# Locks and atomics of the pools by a scheduler that tries one order of steps after the other.
+cargo_tests "interleavings" --features interleavings --lib interleavings
 if cargo deny --version >/dev/null 2>&1; then
     check "dependencies" cargo deny --offline --log-level error check bans licenses sources
 else

@@ -4,14 +4,13 @@
 //! takes a short lock of its own and no other, because reactors ring.
 
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Pool;
 use super::connection::Connection;
 use super::schedule::Seat;
+use super::sync::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
 /// Shared by all pools of the process.
 pub(super) struct Alarm<C: Connection> {

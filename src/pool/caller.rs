@@ -8,11 +8,10 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::connection::{Connection, Refusal};
 use super::lease::{Busy, Lease, Member};
 use super::schedule::{Asker, Checkout, Seat, WaitTicket};
+use super::sync::Mutex;
 use super::{Pool, Tracked};
 use crate::ids::{ClientId, WorkerId};
 use crate::server::ReplicationStart;

@@ -6,11 +6,10 @@
 //! as one is free or can be freed.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use super::sync::{AtomicUsize, Mutex, Ordering};
 
 /// A pool, as a limit sees it.
 pub trait Contender: Send + Sync {
@@ -114,6 +113,11 @@ impl Limit {
         }
     }
 
+    /// Whether this pool has not been told since it was left without a slot.
+    pub(super) fn has_starving(&self, who: &Weak<dyn Contender>) -> bool {
+        self.starving.lock().iter().any(|it| it.ptr_eq(who))
+    }
+
     /// Whether some pool waits for a slot.
     pub(super) fn is_starving(&self) -> bool {
         self.starving_count.load(Ordering::SeqCst) > 0
@@ -185,8 +189,7 @@ impl Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
+    use super::super::sync::AtomicBool;
     use super::*;
 
     #[derive(Default)]

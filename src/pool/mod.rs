@@ -8,12 +8,10 @@
 //! an await, or while a connection, a slot of a limit or a waker is dropped or used.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::config::{PoolMode, PoolSettings};
 use crate::ids::{ClientId, PoolKey, WorkerId};
@@ -31,6 +29,7 @@ mod pools;
 mod postgres;
 pub mod schedule;
 mod suspension;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -44,6 +43,7 @@ use limits::{Contender, Limit, Permit, Slot};
 pub use pools::{DatabaseView, OrderError, PoolClient, Pools, PoolsSetup};
 use schedule::{Audience, Closing, Counts, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
 pub use suspension::{Call, Participant, Suspension};
+use sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 pub use upkeep::UPKEEP_PERIOD;
 
 type Servers<C> = Schedule<Box<Member<C>>, Arc<Caller<C>>, Arc<OpenError>>;
@@ -304,8 +304,18 @@ impl<C: Connection> Pool<C> {
             let opening = self.lock().next_open(now);
             let Some(opening) = opening else { return };
             let me = self.contender();
-            let Some(database) = self.database.take_or_starve(&me) else { return self.abandon(opening) };
-            let Some(user) = self.user.take_or_starve(&me) else { return self.abandon(opening) };
+            let taken = |limit: &Arc<Limit>| limit.take_or_starve(&me).ok_or_else(|| Arc::clone(limit));
+            let (database, user) = match taken(&self.database).and_then(|it| Ok((it, taken(&self.user)?))) {
+                Ok(slots) => slots,
+                Err(full) => {
+                    self.abandon(opening);
+                    if full.has_starving(&me) {
+                        return;
+                    }
+                    // It was told of a slot while this opening still stood for the demand: nobody tells it again.
+                    continue;
+                }
+            };
             if opening.from_reserve {
                 tracing::warn!(database = %self.key.database, user = %self.key.user, "taking connection from reserve_pool");
             }
@@ -465,7 +475,10 @@ impl<C: Connection> Contender for Pool<C> {
         let permit = self.dispose(*server, &reason.to_string());
         self.lock().gone(seat);
         self.changed();
-        permit.into_slot(limit)
+        let slot = permit.into_slot(limit);
+        // While it was closed, its seat may have kept a client of this pool from having a server opened.
+        self.serve_demand(Instant::now());
+        slot
     }
 }
 

@@ -6,13 +6,11 @@
 
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
-use parking_lot::Mutex;
 
 use super::Pool;
 use super::alarm::Alarm;
@@ -20,6 +18,7 @@ use super::connection::{Connection, Opener};
 use super::limits::{Contender, Limit};
 use super::schedule::{Flow, Schedule};
 use super::suspension::Suspension;
+use super::sync::{AtomicBool, Mutex, Ordering};
 use crate::config::{Change, Config, Host, ReloadPlan};
 use crate::ids::{DatabaseName, PoolKey, UserName};
 use crate::server::ServerConn;

@@ -5,9 +5,10 @@
 //! so, nobody who takes part moves before the suspension is over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
+
+use super::sync::{AtomicU8, AtomicUsize, Ordering};
 
 /// What a conversation is called upon to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

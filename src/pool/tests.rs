@@ -16,6 +16,8 @@ use crate::session::verdict::Done;
 use crate::stats::{Address, ClientConnected, ClientSeat, ClientState, Replication, Roster, ServerConnected};
 use crate::wire::{Report, SqlState};
 
+#[cfg(feature = "interleavings")]
+mod interleavings;
 mod stress;
 
 /// A server of which the test holds the other end.

@@ -4,11 +4,11 @@
 //! of idle servers. It runs on the control thread. Invariant: a round takes each pool's lock only briefly, one at a time.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Refusal};
 use super::pools::Pools;
+use super::sync::Ordering;
 use super::{Pool, Tracked};
 use crate::config::Config;
 use crate::ids::PoolKey;
