@@ -1,8 +1,11 @@
-//! How long a pool's lock is held: checkout and release, with and without waiters.
+//! How long a pool's lock is held: checkout and release, with and without waiters, and with several threads that want it.
 
+use std::hint::black_box;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use parking_lot::{Mutex, MutexGuard};
 use pgweir::config::{PoolMode, PoolSettings};
 use pgweir::ids::{ClientId, WorkerId};
 use pgweir::pool::schedule::{Asker, Checkout, Release, Schedule, Seat};
@@ -85,5 +88,69 @@ fn with_waiters(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, without_waiters, with_waiters);
+/// How long a lock was held, and how long it was waited for.
+#[derive(Clone, Copy, Default)]
+struct Spell {
+    waited: Duration,
+    held: Duration,
+}
+
+impl Spell {
+    /// Does something under the lock.
+    fn under<T>(&mut self, pool: &Mutex<Pool>, action: impl FnOnce(&mut MutexGuard<'_, Pool>) -> T) -> T {
+        let asked = Instant::now();
+        let mut guard = pool.lock();
+        let got = Instant::now();
+        let done = action(&mut guard);
+        drop(guard);
+        self.held += got.elapsed();
+        self.waited += got - asked;
+        done
+    }
+}
+
+/// So many threads each take a server and give it back, again and again, and do for so long what needs no lock.
+/// The sum over all, for one thread's share of `times` transactions.
+fn contended(threads: u16, times: u64, between: Duration) -> Spell {
+    let now = Instant::now();
+    let pool = Mutex::new(pool(now));
+    let spells = thread::scope(|scope| {
+        let work = |worker: u16| {
+            let mut spell = Spell::default();
+            for _ in 0..times {
+                let taken = spell.under(&pool, |it| checkout(it, u64::from(worker), WorkerId(worker), now));
+                let (seat, server) = taken.expect("there are as many servers as threads");
+                let pause = Instant::now();
+                while pause.elapsed() < between {
+                    black_box(&server);
+                }
+                drop(spell.under(&pool, |it| it.release(seat, server, WorkerId(worker), now)));
+            }
+            spell
+        };
+        let running: Vec<_> = (0..threads).map(|it| scope.spawn(move || work(it))).collect();
+        running.into_iter().map(|it| it.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    let sum = |of: fn(&Spell) -> Duration| spells.iter().map(of).sum::<Duration>() / u32::from(threads);
+    Spell { waited: sum(|it| it.waited), held: sum(|it| it.held) }
+}
+
+/// Two times the lock for a transaction, by how many want it. The clock itself takes some 20 ns of each.
+fn under_contention(c: &mut Criterion) {
+    /// What a transaction takes apart from the lock is 10 µs and more; none at all is the worst case.
+    const BETWEEN: [(&str, Duration); 2] =
+        [("nothing else to do", Duration::ZERO), ("10 µs between", Duration::from_micros(10))];
+    for (name, between) in BETWEEN {
+        for threads in [1, 2, 4, 8] {
+            for (what, of) in
+                [("held", (|it| it.held) as fn(Spell) -> Duration), ("waited for", |it| it.waited)]
+            {
+                let name = format!("lock {what}, a transaction/{name}/{threads} threads");
+                c.bench_function(&name, |b| b.iter_custom(|times| of(contended(threads, times, between))));
+            }
+        }
+    }
+}
+
+criterion_group!(benches, without_waiters, with_waiters, under_contention);
 criterion_main!(benches);

@@ -118,7 +118,7 @@ impl Chart {
 /// Bars for the rows whose measure belongs to this chart: as long as the medians, with a line from the least to the
 /// most. `title` has the unit.
 pub fn bars(table: &Table, title: &str, wanted: impl Fn(&Row) -> bool) -> Option<Chart> {
-    const LEFT: f64 = 240.0;
+    const LEFT: f64 = 290.0;
     const RIGHT: f64 = 70.0;
     const BAR: f64 = 13.0;
     const GAP: f64 = 9.0;
@@ -144,7 +144,7 @@ pub fn bars(table: &Table, title: &str, wanted: impl Fn(&Row) -> bool) -> Option
             escaped(&row.work)
         );
         for subject in bars {
-            bar(table, row, subject, (y, BAR), &x, &mut drawn);
+            bar(row, (subject, &colour(&table.subjects, subject)), (y, BAR), &x, &mut drawn);
             y += BAR;
         }
         y += GAP;
@@ -162,10 +162,10 @@ pub fn bars(table: &Table, title: &str, wanted: impl Fn(&Row) -> bool) -> Option
     Some(Chart { body: out + &drawn, width: WIDTH, height: y + 22.0 })
 }
 
+/// One bar, `y` and its height given, in a colour.
 fn bar(
-    table: &Table,
     row: &Row,
-    subject: usize,
+    (subject, colour): (usize, &str),
     (y, height): (f64, f64),
     x: &impl Fn(f64) -> f64,
     out: &mut String,
@@ -180,7 +180,6 @@ fn bar(
         top = y + 1.0,
         width = (x(middle) - x(0.0)).max(0.5),
         tall = height - 2.0,
-        colour = colour(&table.subjects, subject),
         from = x(least),
         to = x(most),
         line = y + height / 2.0,

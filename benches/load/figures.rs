@@ -157,7 +157,7 @@ impl Row {
 /// A subject's figure beside another.
 pub struct Verdict {
     pub subject: usize,
-    /// Its place among the subjects, or 0 where it is not one of them.
+    /// What the ratio is a multiple of, as it is written behind it.
     pub against: String,
     pub ratio: f64,
     pub limit: Option<f64>,
@@ -167,17 +167,18 @@ pub struct Verdict {
 impl Verdict {
     /// `None`: there is no bar.
     pub fn is_met(&self) -> Option<bool> {
-        // Half a unit of the last digit that is shown: what reads 0.82 meets 0.82.
-        const ROUNDING: f64 = 0.005;
         self.limit.map(|limit| match self.better {
-            Better::Less => self.ratio < limit + ROUNDING,
-            Better::More => self.ratio >= limit - ROUNDING,
+            Better::Less => self.ratio <= limit,
+            Better::More => self.ratio >= limit,
         })
     }
 
     pub fn text(&self) -> String {
         let Self { against, ratio, .. } = self;
-        let ratio = format!("{ratio:.2} {against}");
+        // What would read like the bar itself is told more exactly.
+        let is_close = self.limit.is_some_and(|it| (it - ratio).abs() < 0.005);
+        let digits = if is_close { 4 } else { 2 };
+        let ratio = format!("{ratio:.digits$} {against}");
         match (self.limit, self.is_met()) {
             (Some(limit), Some(met)) => {
                 let missed = if met { "" } else { "missed: " };

@@ -12,7 +12,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread;
+use std::time::Instant;
+use std::{io, thread};
 
 #[path = "../../tests/support/certs.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
@@ -69,24 +70,33 @@ fn measure(options: &Options) {
     let heads = subjects.iter().map(|it| Head { name: it.name.clone(), role: it.role });
     let mut table = Table { subjects: heads.collect(), setting: setting(&site, &subjects), rows: Vec::new() };
     println!("{}\n", table.setting.join("\n"));
+    let report = pooler::target().join("load/report.html");
+    let begun = Instant::now();
     for work in works {
         work.measure(&site, &subjects, &mut table);
+        // Whoever interrupts it has what there is.
+        let _ = write(&report, &page::page(&table));
     }
     subjects.iter().for_each(Subject::stop);
-    table.setting.push(format!("load average at the end: {}", load_average()));
-    println!("{}", table.summary());
-    write(&pooler::target().join("load/report.html"), &page::page(&table));
+    let took = begun.elapsed().as_secs();
+    table.setting.push(format!("took {took} s; load average at the end: {}", load_average()));
+    println!("{}took {took} s\n", table.summary());
+    say(&report, write(&report, &page::page(&table)));
     if let Some(file) = &options.chart {
-        write(file, &chart::picture(&table));
+        say(file, write(file, &chart::picture(&table)));
     }
     site.end();
 }
 
-fn write(file: &Path, text: &str) {
+fn write(file: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = file.parent() {
-        let _ = fs::create_dir_all(directory);
+        fs::create_dir_all(directory)?;
     }
-    match fs::write(file, text) {
+    fs::write(file, text)
+}
+
+fn say(file: &Path, written: io::Result<()>) {
+    match written {
         Ok(()) => println!("{}", file.display()),
         Err(error) => println!("{}: {error}", file.display()),
     }

@@ -55,7 +55,7 @@ impl Run {
 
     /// Processor time for each transaction, or why it isn't known.
     pub fn spent(&self) -> Result<f64, String> {
-        self.spent.ok_or_else(|| "the process ended".into())
+        self.spent.ok_or_else(|| "too short to be measured, or the process ended".into())
     }
 }
 
@@ -109,8 +109,10 @@ fn summed(done: &mut [(Duration, u32)], watch: Option<&Watch>) -> Option<Run> {
     latencies.sort_unstable();
     let count = latencies.len() as f64;
     let at = |time: Duration| -> SystemTime { UNIX_EPOCH + time };
-    let spent = watch.and_then(|it| it.spent(at(from), at(to))).map(|it| it * 1e6 / count);
-    (count > 0.0).then(|| Run { count, seconds: (to - from).as_secs_f64(), spent, latencies })
+    // A few large transactions may all be done at its ends.
+    let spent = watch.and_then(|it| it.spent(at(from), at(to))).filter(|_| count > 0.0);
+    let spent = spent.map(|it| it * 1e6 / count);
+    Some(Run { count, seconds: (to - from).as_secs_f64(), spent, latencies })
 }
 
 /// What a program prints, if it ends well and in time. Else its last words.

@@ -56,17 +56,8 @@ impl Watch {
     pub fn of(pid: i32) -> Self {
         let looks = Arc::new(Mutex::new(Look::now(pid).into_iter().collect()));
         let over = Arc::new(AtomicBool::new(false));
-        let watcher = thread::spawn({
-            let (looks, over) = (Arc::clone(&looks), Arc::clone(&over));
-            move || {
-                while !over.load(Ordering::Relaxed) {
-                    thread::sleep(PERIOD);
-                    let Some(look) = Look::now(pid) else { return };
-                    let looks: &Mutex<Vec<Look>> = &looks;
-                    looks.lock().expect("looking does not panic").push(look);
-                }
-            }
-        });
+        let (seen, end) = (Arc::clone(&looks), Arc::clone(&over));
+        let watcher = thread::spawn(move || keep_looking(pid, &seen, &end));
         Self { pid, looks, over, watcher: Some(watcher) }
     }
 
@@ -92,6 +83,14 @@ impl Watch {
     /// The most memory that it was seen with, in bytes.
     pub fn most_resident(&self) -> f64 {
         self.looks().iter().map(|it| it.resident).fold(0.0, f64::max)
+    }
+}
+
+fn keep_looking(pid: i32, looks: &Mutex<Vec<Look>>, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        thread::sleep(PERIOD);
+        let Some(look) = Look::now(pid) else { return };
+        looks.lock().expect("looking does not panic").push(look);
     }
 }
 

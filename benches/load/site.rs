@@ -43,7 +43,7 @@ pub struct Plan {
 const FULL: Plan = Plan {
     name: "full",
     rounds: 5,
-    few_rounds: 3,
+    few_rounds: 5,
     seconds: 4,
     transfer_mb: 400,
     connections: 250,
@@ -59,11 +59,11 @@ const QUICK: Plan = Plan {
     rounds: 3,
     few_rounds: 1,
     seconds: 1,
-    transfer_mb: 60,
-    connections: 30,
+    transfer_mb: 40,
+    connections: 25,
     idle_clients: 2000,
     pools: 2000,
-    slow_seconds: 3,
+    slow_seconds: 2,
     batch_mb: 300,
     users: 10_000,
 };

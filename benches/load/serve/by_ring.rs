@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use rustix::net::{Shutdown, shutdown};
 
@@ -116,7 +116,7 @@ impl Forwarder {
         for fd in [one, other] {
             if let Some(end) = self.ends.get(&fd) {
                 // It may have been shut down by the other side.
-                let _ = shutdown(BorrowedFd::from(std::os::fd::AsFd::as_fd(&end.socket)), Shutdown::Both);
+                let _ = shutdown(&end.socket, Shutdown::Both);
             }
         }
         if [one, other].iter().all(|fd| self.ends.get(fd).is_none_or(|it| !it.receives)) {

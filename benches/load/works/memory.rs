@@ -23,7 +23,7 @@ const PARTS: usize = 4;
 /// Until what has just been done is over.
 const SETTLING: Duration = Duration::from_millis(300);
 /// How long a process may take to give memory back.
-const RETURNING_MAX: Duration = Duration::from_secs(6);
+const RETURNING_MAX: Duration = Duration::from_secs(4);
 
 pub fn works(site: &Site) -> Vec<Work> {
     let count = site.plan.idle_clients;

@@ -4,6 +4,7 @@
 //! function that does it once. It fails for one subject without hindering the others.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::figures::{Better, Measure, Role, Row, Table};
 use crate::pooler::Subject;
@@ -81,7 +82,8 @@ impl Work {
 
     /// Measures all subjects in turn, each going first in one round after the other, and adds the rows to the table.
     pub fn measure(self, site: &Site, subjects: &[Subject], table: &mut Table) {
-        let Self { mut rows, who, rounds, action, .. } = self;
+        let Self { name, mut rows, who, rounds, action } = self;
+        let begun = Instant::now();
         let rounds = if rounds == Rounds::All { site.plan.rounds } else { site.plan.few_rounds };
         for round in 0..rounds {
             let mut found: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
@@ -115,6 +117,7 @@ impl Work {
         for row in table.rows[first..].iter().filter(|it| it.point.is_none()) {
             println!("{}", table.block(row));
         }
+        println!("({name}: {:.0} s)\n", begun.elapsed().as_secs_f64());
     }
 }
 

@@ -70,6 +70,7 @@ fn beside_idle(site: &Site) -> Work {
         drop(idle);
         Ok(vec![alone, beside])
     })
+    .a_few_times()
 }
 
 fn many_pools(site: &Site) -> Work {
