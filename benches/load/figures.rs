@@ -246,7 +246,7 @@ impl Table {
         let ratio = row.median(subject)? / reference;
         let better = row.measure.better;
         // Nothing is a multiple of nothing: growth of zero, latency below the noise.
-        let comparable = reference > 0.0 && ratio.is_finite();
+        let comparable = reference > 0.0 && ratio >= 0.0 && ratio.is_finite();
         comparable.then(|| Verdict { subject, against, ratio, limit: bar.map(|it| it.limit), better })
     }
 
