@@ -139,6 +139,11 @@ impl Stream {
         !matches!(self.0, Kind::Plain(_))
     }
 
+    /// True where a worker's ring drives the stream.
+    pub fn is_on_ring(&self) -> bool {
+        matches!(self.socket(), Some(Socket::Ring(_)))
+    }
+
     /// True over a unix socket.
     pub fn is_unix(&self) -> bool {
         self.socket().is_some_and(Socket::is_unix)

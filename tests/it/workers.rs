@@ -15,7 +15,9 @@ impl Drop for Over<'_> {
 
 /// Clients share one of four workers, until the console asks for more.
 fn on_one_worker() -> Setup {
-    Setup::of(Cluster::shared()).set("workers", "4").set("workers_min", "1").set("log_level", "\"debug\"")
+    // Clients on rings do not move.
+    let setup = Setup::of(Cluster::shared()).set("relay_driver", "\"tokio\"");
+    setup.set("workers", "4").set("workers_min", "1").set("log_level", "\"debug\"")
 }
 
 /// How often any client has come to another worker.

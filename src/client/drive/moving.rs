@@ -38,7 +38,9 @@ impl Driver {
         }
         let is_flushed = self.client_flush == Flush::Done && self.server_flush == Flush::Done;
         let is_quiet = !self.relay.wants_server() && !self.relay.is_busy() && self.relay.is_at_rest();
-        is_flushed && is_quiet && self.client.is_some() && self.give_up.is_none()
+        // A ring may have received what comes next: it keeps its clients.
+        let may_go = self.client.as_ref().is_some_and(|it| !it.is_on_ring());
+        is_flushed && is_quiet && may_go && self.give_up.is_none()
     }
 
     /// Takes the conversation off this worker. To be called where [`Driver::run`] has said that it moves.
