@@ -29,14 +29,14 @@ fn moves(pooler: &Pooler) -> usize {
 fn clients_that_move_under_load_lose_nothing() {
     const CLIENTS: usize = 9;
     let pooler = on_one_worker().set("default_pool_size", "4").start();
-    let address = pooler.address();
+    // All are there before the first change: who comes later begins where it belongs.
+    let clients: Vec<Raw> = (0..CLIENTS).map(|_| pooler.app()).collect();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _over = Over(&over);
-        for client in 0..CLIENTS {
+        for (client, mut raw) in clients.into_iter().enumerate() {
             let over = &over;
             scope.spawn(move || {
-                let mut raw = Raw::connect(address, "app", "app");
                 raw.query(&format!("SET application_name = 'c{client}'"));
                 let mut round = 0;
                 while !over.load(Ordering::Relaxed) {
