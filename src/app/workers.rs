@@ -145,10 +145,6 @@ impl Workers {
             threads.push(std::thread::Builder::new().name(format!("worker {number}")).spawn(body)?);
             ids.push(started.recv().map_err(|_| io::Error::other("a worker has ended at once"))??);
         }
-        if driver == Driver::Rings {
-            // Clients on rings stay where they begin.
-            process.staffing.keep(0);
-        }
         openings.start(errands);
         // It is set once: a process starts its workers once.
         let _ = process.hall.0.set(intakes);

@@ -259,7 +259,7 @@ impl Driver {
                 break;
             }
         }
-        if self.is_to_move() { Poll::Ready(Outcome::Moves) } else { Poll::Pending }
+        if self.is_to_move(cx) { Poll::Ready(Outcome::Moves) } else { Poll::Pending }
     }
 
     /// Lets the relay handle an event, then does what it asks.

@@ -139,11 +139,6 @@ impl Stream {
         !matches!(self.0, Kind::Plain(_))
     }
 
-    /// True where a worker's ring drives the stream.
-    pub fn is_on_ring(&self) -> bool {
-        matches!(self.socket(), Some(Socket::Ring(_)))
-    }
-
     /// True over a unix socket.
     pub fn is_unix(&self) -> bool {
         self.socket().is_some_and(Socket::is_unix)
@@ -154,6 +149,14 @@ impl Stream {
             Kind::Plain(socket) => Some(socket),
             Kind::Accepted(tls) => tls.slot().0.as_ref(),
             Kind::Connected(tls) => tls.get_ref().0.0.as_ref(),
+        }
+    }
+
+    fn socket_mut(&mut self) -> Option<&mut Socket> {
+        match &mut self.0 {
+            Kind::Plain(socket) => Some(socket),
+            Kind::Accepted(tls) => tls.slot_mut().0.as_mut(),
+            Kind::Connected(tls) => tls.get_mut().0.0.as_mut(),
         }
     }
 
@@ -218,12 +221,7 @@ impl Stream {
     /// A conversation begins: where a ring drives the stream, bytes are from now on received ahead and sent with the
     /// worker's turns, until [`Self::poll_readable`] is asked for.
     pub fn begin_conversation(&mut self) {
-        let socket = match &mut self.0 {
-            Kind::Plain(socket) => Some(socket),
-            Kind::Accepted(tls) => tls.slot_mut().0.as_mut(),
-            Kind::Connected(tls) => tls.get_mut().0.0.as_mut(),
-        };
-        if let Some(socket) = socket {
+        if let Some(socket) = self.socket_mut() {
             socket.batch();
         }
     }
@@ -234,22 +232,16 @@ impl Stream {
         self.socket().map_or(Poll::Ready(()), |socket| socket.poll_sent(cx))
     }
 
-    /// Ready when nothing of a plain conversation is between its driver and the kernel, but for the bytes that
-    /// [`Self::ahead`] tells of: another process can go on with the socket, once these have been read. It stays so
-    /// until the next read or write. At once with TLS, which no other process can go on with.
+    /// Ready when nothing of a conversation is between its driver and the kernel, but for what TLS keeps and the bytes
+    /// that [`Self::ahead`] tells of: another worker, or without TLS another process, can go on with it once these have
+    /// been read. It stays so until the next read or write.
     pub fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
-            Kind::Plain(socket) => socket.poll_rest(cx),
-            Kind::Accepted(_) | Kind::Connected(_) => Poll::Ready(()),
-        }
+        self.socket_mut().map_or(Poll::Ready(()), |it| it.poll_rest(cx))
     }
 
-    /// How many bytes of a plain stream were received that nobody has read yet.
+    /// How many bytes were received that nobody has read yet; with TLS encrypted ones.
     pub fn ahead(&self) -> usize {
-        match &self.0 {
-            Kind::Plain(socket) => socket.ahead(),
-            Kind::Accepted(_) | Kind::Connected(_) => 0,
-        }
+        self.socket().map_or(0, Socket::ahead)
     }
 
     /// Waits for [`Self::poll_readable`]. Cancel safe.

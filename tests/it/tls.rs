@@ -7,8 +7,13 @@ const APP: &[(&str, &str)] = &[("user", "app"), ("database", "app")];
 
 /// A pooler with a certificate.
 fn with_certificate(mode: &str) -> Setup {
+    certified(Setup::of(Cluster::shared()), mode)
+}
+
+/// The same with a certificate.
+pub fn certified(setup: Setup, mode: &str) -> Setup {
     let certificates = Certificates::get();
-    Setup::of(Cluster::shared())
+    setup
         .file("server.crt", &certificates.server.certificate)
         .file("server.key", &certificates.server.key)
         .file("ca.crt", &certificates.authority)
@@ -19,7 +24,7 @@ fn with_certificate(mode: &str) -> Setup {
 }
 
 /// Asks for TLS and goes through the handshake.
-fn encrypted(pooler: &Pooler, own: Option<&Pair>) -> Result<Raw, String> {
+pub fn encrypted(pooler: &Pooler, own: Option<&Pair>) -> Result<Raw, String> {
     let mut client = pooler.dial();
     client.send(&ssl_request());
     assert_eq!(client.byte(), Some(b'S'));

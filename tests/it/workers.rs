@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::prelude::*;
+use crate::tls;
 
 /// Ends the threads of a test, however the test ends.
 struct Over<'a>(&'a AtomicBool);
@@ -15,9 +16,14 @@ impl Drop for Over<'_> {
 
 /// Clients share one of four workers, until the console asks for more.
 fn on_one_worker() -> Setup {
-    // Clients on rings do not move.
-    let setup = Setup::of(Cluster::shared()).set("relay_driver", "\"tokio\"");
-    setup.set("workers", "4").set("workers_min", "1").set("log_level", "\"debug\"")
+    Setup::of(Cluster::shared()).set("workers", "4").set("workers_min", "1").set("log_level", "\"debug\"")
+}
+
+/// A client over TLS.
+fn over_tls(pooler: &Pooler) -> Raw {
+    let mut client = tls::encrypted(pooler, None).unwrap();
+    client.login(&[("user", "app"), ("database", "app")], "").unwrap();
+    client
 }
 
 /// How often any client has come to another worker.
@@ -28,9 +34,10 @@ fn moves(pooler: &Pooler) -> usize {
 #[test]
 fn clients_that_move_under_load_lose_nothing() {
     const CLIENTS: usize = 9;
-    let pooler = on_one_worker().set("default_pool_size", "4").start();
+    let pooler = tls::certified(on_one_worker(), "allow").set("default_pool_size", "4").start();
     // All are there before the first change: who comes later begins where it belongs.
-    let clients: Vec<Raw> = (0..CLIENTS).map(|_| pooler.app()).collect();
+    let clients: Vec<Raw> =
+        (0..CLIENTS).map(|it| if it % 2 == 0 { pooler.app() } else { over_tls(&pooler) }).collect();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _over = Over(&over);

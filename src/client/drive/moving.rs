@@ -27,7 +27,7 @@ pub struct Departed {
 
 impl Driver {
     /// Whether the conversation belongs on another worker, and nothing of it is under way that keeps it here.
-    pub(super) fn is_to_move(&mut self) -> bool {
+    pub(super) fn is_to_move(&mut self, cx: &mut Context<'_>) -> bool {
         let at_work = self.worker.staffing.at_work();
         if self.at_work == at_work {
             return false;
@@ -38,9 +38,9 @@ impl Driver {
         }
         let is_flushed = self.client_flush == Flush::Done && self.server_flush == Flush::Done;
         let is_quiet = !self.relay.wants_server() && !self.relay.is_busy() && self.relay.is_at_rest();
-        // A ring may have received what comes next: it keeps its clients.
-        let may_go = self.client.as_ref().is_some_and(|it| !it.is_on_ring());
-        is_flushed && is_quiet && may_go && self.give_up.is_none()
+        let may_go = self.client.is_some() && self.give_up.is_none();
+        // Where a ring has received what comes next, that wakes the task, and it is taken in first.
+        is_flushed && is_quiet && may_go && self.are_sockets_at_rest(cx)
     }
 
     /// Takes the conversation off this worker. To be called where [`Driver::run`] has said that it moves.
