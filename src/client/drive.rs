@@ -251,7 +251,7 @@ impl Driver {
             progress |= self.write_server(cx);
             progress |= !drained.server && self.read_server(cx, pace, &mut drained);
             progress |= self.write_client(cx);
-            progress |= pace == Pace::Free && self.mind_limits(cx);
+            progress = progress || (pace == Pace::Free && self.mind_limits(cx));
             if self.is_over(cx) {
                 return Poll::Ready(Outcome::Ended(self.ended.take().map_or(Ended::Vanished, |it| *it)));
             }
@@ -495,14 +495,12 @@ impl Driver {
         match lease.session.take() {
             None => lease.close("server without a session"),
             Some(session) => {
-                if !self.relay.parameters().agrees_with(&session.parameters) {
-                    // Until the server is as the client wants it, nothing of the client's runs there.
-                    lease.shield();
-                }
                 lease.stream.begin_conversation();
                 self.lease = Some(lease);
                 self.event(|relay, turn| relay.on_granted(session, rules, turn));
                 if self.relay.is_adjusting() {
+                    // Until the server is as the client wants it, nothing of the client's runs there.
+                    self.lease.as_ref().inspect(|it| it.shield());
                     self.name_server();
                 }
             }
@@ -523,6 +521,9 @@ impl Driver {
 
     fn write_server(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(lease) = &mut self.lease else { return false };
+        if self.relay.to_server().ready() == 0 && self.server_flush == Flush::Done {
+            return false;
+        }
         let most = self.limits.send_bytes_max;
         match send(&mut lease.stream, (self.relay.to_server(), most), &mut self.server_flush, cx) {
             Poll::Pending | Poll::Ready(Ok(0)) => false,
@@ -564,6 +565,9 @@ impl Driver {
 
     fn write_client(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(client) = &mut self.client else { return false };
+        if self.relay.to_client().ready() == 0 && self.client_flush == Flush::Done {
+            return false;
+        }
         let most = self.limits.send_bytes_max;
         match send(client, (self.relay.to_client(), most), &mut self.client_flush, cx) {
             Poll::Pending | Poll::Ready(Ok(0)) => false,

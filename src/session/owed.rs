@@ -185,8 +185,14 @@ impl Queue {
         self.due.iter().any(|it| it.fate != Fate::Swallow && it.reply != Reply::CopyEnd)
     }
 
-    /// Takes the next answer that the pooler gives itself, if its turn has come.
+    /// False where [`Self::take_answer`] would take nothing.
     #[inline]
+    pub fn has_answer(&self) -> bool {
+        let front = self.due.front();
+        front.is_some_and(|it| it.reply == Reply::CopyEnd || matches!(it.fate, Fate::Answer(_)))
+    }
+
+    /// Takes the next answer that the pooler gives itself, if its turn has come.
     pub fn take_answer(&mut self) -> Option<&'static [u8]> {
         loop {
             match self.due.front()? {

@@ -176,10 +176,22 @@ impl Parameters {
     }
 
     /// True where the server already is as the client wants it.
-    #[inline]
     pub fn agrees_with(&self, server: &Self) -> bool {
-        let same = |one: &Arc<Values>, other: &Arc<Values>| Arc::ptr_eq(one, other) || one == other;
-        same(&self.reported, &server.reported) && same(&self.extra, &server.extra)
+        self.reported == server.reported && self.extra == server.extra
+    }
+
+    /// The same, and a server that agrees then holds the client's sets: the next comparison is one of two pointers.
+    #[inline]
+    pub fn agrees_and_lends(&self, server: &mut Self) -> bool {
+        let same = Arc::ptr_eq(&self.reported, &server.reported) && Arc::ptr_eq(&self.extra, &server.extra);
+        if same {
+            return true;
+        }
+        let agrees = self.agrees_with(server);
+        if agrees {
+            self.lend(server);
+        }
+        agrees
     }
 
     /// The query that makes the server as the client wants it; `None` where nothing differs in value.
@@ -404,9 +416,12 @@ mod tests {
     fn equal_sets_agree_and_a_server_then_holds_the_clients() {
         let mut server = server();
         let client = Parameters::of_client(&self::server().reported, []);
-        assert!(client.agrees_with(&server));
-        client.lend(&mut server);
+        assert!(!Arc::ptr_eq(&client.reported, &server.reported));
+        assert!(client.agrees_and_lends(&mut server));
         assert!(Arc::ptr_eq(&client.reported, &server.reported));
+        assert!(client.agrees_and_lends(&mut server));
+        assert!(!self::client(&[("TimeZone", "CET")]).agrees_and_lends(&mut server));
+        assert!(Arc::ptr_eq(&client.reported, &server.reported), "who differs lends nothing");
     }
 
     #[test]

@@ -363,10 +363,14 @@ impl Pipe {
     }
 
     /// Gives the buffer back where it holds nothing.
+    #[inline]
     pub fn tidy(&mut self, spare: &mut Spare) {
-        if !self.is_empty() || self.mark.is_some() {
-            return;
+        if self.buffer.is_some() && self.is_empty() && self.mark.is_none() {
+            self.give_back(spare);
         }
+    }
+
+    fn give_back(&mut self, spare: &mut Spare) {
         (self.start, self.decided, self.end, self.needed) = (0, 0, 0, 0);
         if let Some(mut buffer) = self.buffer.take() {
             buffer.pieces.clear();

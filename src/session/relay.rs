@@ -345,8 +345,14 @@ impl Relay {
 
     /// Bytes of [`Self::to_server`] have been sent.
     pub fn on_sent_to_server(&mut self, count: usize, turn: &mut Turn<'_>) {
+        let was_full = self.up.is_full();
         self.up.sent(count);
-        self.advance(turn);
+        // Of a server that is at work nothing else depends on what has left.
+        if was_full || !self.is_busy() || self.closing.is_some() {
+            self.advance(turn);
+        } else {
+            self.up.tidy(turn.spare);
+        }
     }
 
     /// Bytes of [`Self::to_client`] have been sent.
@@ -440,11 +446,18 @@ impl Relay {
     }
 
     /// Gives the answers that are the pooler's own and whose turn has come.
+    #[inline]
     fn give_answers(&mut self, turn: &mut Turn<'_>) {
-        if self.down_rest.bytes > 0 {
-            // It would land in the middle of a message.
-            return;
+        let is_due = self.server.as_ref().is_some_and(|it| it.queue.has_answer());
+        // It would land in the middle of a message.
+        let may_be_given = self.down_rest.bytes == 0;
+        if is_due && may_be_given {
+            self.give_answers_due(turn);
         }
+    }
+
+    #[inline(never)]
+    fn give_answers_due(&mut self, turn: &mut Turn<'_>) {
         let Some(server) = &mut self.server else { return };
         while let Some(answer) = server.queue.take_answer() {
             if self.presence == Presence::Here {
@@ -456,7 +469,7 @@ impl Relay {
     /// Sends the query that brings the server to the client's settings, where they differ.
     fn adjust(&mut self, turn: &mut Turn<'_>) {
         let Some(server) = &mut self.server else { return };
-        if self.parameters.agrees_with(&server.parameters) {
+        if self.parameters.agrees_and_lends(&mut server.parameters) {
             return;
         }
         match self.parameters.query_for(&server.parameters) {
