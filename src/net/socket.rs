@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -59,12 +61,9 @@ impl LooseSocket {
 
     fn credentials(&self) -> Option<Credentials> {
         let Self::Unix(socket) = self else { return None };
-        let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
-        Some(Credentials {
-            pid: peer.pid.as_raw_nonzero().get(),
-            uid: peer.uid.as_raw(),
-            gid: peer.gid.as_raw(),
-        })
+        // A process of another PID namespace has the number 0 here, which rustix cannot express.
+        let peer = getsockopt(socket, PeerCredentials).ok()?;
+        Some(Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() })
     }
 }
 
