@@ -225,8 +225,8 @@ settings! {
         "Shape of a log line: for people, one JSON object, or PgBouncer's."
     log_level: LogLevel = LOG_LEVEL, Some("info"), Live;
         "The least important messages that are logged."
-    relay_driver: RelayDriver = RELAY_DRIVER, Some("tokio"), Restart;
-        "What moves the bytes: `tokio` (epoll), `io_uring` (on trial, not for production yet), or `io_uring` where it may be used."
+    relay_driver: RelayDriver = RELAY_DRIVER, Some("auto"), Restart;
+        "What moves the bytes: `io_uring`, `tokio` (epoll), or `io_uring` where it may be used and `tokio` where not."
     server_connecting_max: usize = COUNT_NOT_0, Some("4"), Live, ini "1";
         "Connections to servers that one pool may be opening at once."
     shutdown_timeout: Duration = SECONDS, Some("0"), Live;
