@@ -66,13 +66,9 @@ pub struct Hall(OnceLock<Vec<mpsc::UnboundedSender<Arrival>>>);
 impl Hall {
     /// Brings a client to its home. Where that is the worker that has accepted it no other thread need be woken.
     pub fn enter(&self, process: &Process, what: Arriving) {
-        let place = match &what {
-            Arriving::New(_) | Arriving::Adopted(_) => process.staffing.arrive(),
-            Arriving::Moved(moved) => moved.place(),
-        };
-        let id = match &what {
-            Arriving::New(_) | Arriving::Adopted(_) => process.ids.client(),
-            Arriving::Moved(moved) => moved.id(),
+        let (id, place) = match &what {
+            Arriving::New(_) | Arriving::Adopted(_) => (process.ids.client(), process.staffing.arrive()),
+            Arriving::Moved(moved) => (moved.id(), moved.place()),
         };
         let home = usize::from(process.staffing.home(place).0);
         if let Some(worker) = self.0.get().and_then(|workers| workers.get(home)) {

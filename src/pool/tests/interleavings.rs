@@ -38,6 +38,22 @@ fn turn(world: &World, client: &Client, owners: &AtomicUsize, servers: usize) {
     open_all(world);
 }
 
+/// Clients on threads of their own take two turns each on the one server that there is; they come back.
+fn two_turns_each(world: &Arc<World>, clients: impl Iterator<Item = Client>) -> Vec<Client> {
+    let owners = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = clients
+        .map(|client| {
+            let (world, owners) = (Arc::clone(world), Arc::clone(&owners));
+            thread::spawn(move || {
+                turn(&world, &client, &owners, 1);
+                turn(&world, &client, &owners, 1);
+                client
+            })
+        })
+        .collect();
+    threads.into_iter().map(|it| it.join().expect("no panic")).collect()
+}
+
 /// Nobody has or awaits anything any more.
 fn is_quiet(world: &World) {
     for pool in world.pools.all() {
@@ -92,19 +108,8 @@ fn a_slot_is_never_given_twice_nor_lost_on_who_starves() {
 fn clients_who_share_a_server_all_get_it_one_at_a_time() {
     let scenario = || {
         let world = small_world(|_| ());
-        let owners = Arc::new(AtomicUsize::new(0));
         let clients = (1..=3).map(|it| world.client_on(it, "a", it as u16 % 2));
-        let threads: Vec<_> = clients
-            .map(|client| {
-                let (world, owners) = (Arc::clone(&world), Arc::clone(&owners));
-                thread::spawn(move || {
-                    turn(&world, &client, &owners, 1);
-                    turn(&world, &client, &owners, 1);
-                    client
-                })
-            })
-            .collect();
-        let clients: Vec<Client> = threads.into_iter().map(|it| it.join().expect("no panic")).collect();
+        let clients = two_turns_each(&world, clients);
         is_quiet(&world);
         drop(clients);
     };
@@ -174,19 +179,8 @@ fn a_cancel_request_keeps_its_server_from_the_next_client() {
 fn two_pools_with_one_connection_between_them_both_go_on() {
     let scenario = || {
         let world = small_world(|it| it.settings.max_user_connections = 1);
-        let owners = Arc::new(AtomicUsize::new(0));
         let clients = ["a", "b"].into_iter().zip(1..).map(|(pool, id)| world.client_on(id, pool, id as u16));
-        let threads: Vec<_> = clients
-            .map(|client| {
-                let (world, owners) = (Arc::clone(&world), Arc::clone(&owners));
-                thread::spawn(move || {
-                    turn(&world, &client, &owners, 1);
-                    turn(&world, &client, &owners, 1);
-                    client
-                })
-            })
-            .collect();
-        let clients: Vec<Client> = threads.into_iter().map(|it| it.join().expect("no panic")).collect();
+        let clients = two_turns_each(&world, clients);
         is_quiet(&world);
         assert!(world.pools.connections_of_user(&"u".into()) <= 1);
         drop(clients);
