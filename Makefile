@@ -1,7 +1,7 @@
 # `make run` and `make test` are all that is needed; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test drivers fmt lint doc unit it stack rings soak bench
+.PHONY: help run test drivers fmt lint doc unit it stack rings soak bench pgo
 
 help: ## Lists these
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -42,3 +42,6 @@ soak: ## The simulation with new seeds; SOAK_SECONDS=3600 for an hour (default t
 
 bench: ## Microbenchmarks, then load: pgweir beside PostgreSQL and PgBouncer
 	cargo bench
+
+pgo: ## The fastest pgweir, laid out by what runs often: target/pgo/pgweir
+	@scripts/pgo.sh
