@@ -26,6 +26,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogFormat, LogLevel, Settings};
+use crate::stats::Served;
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -237,6 +238,11 @@ where
                 line.complete(fields);
             }
         }
+        if line.side.is_none()
+            && let Some(client) = Served::now()
+        {
+            line.complete(&Line::of_client(client));
+        }
         let level = *event.metadata().level();
         let message = line.prefixed_message();
         let text = match self.format {
@@ -297,6 +303,20 @@ impl Visit for Line {
 }
 
 impl Line {
+    /// What every line about a client has. Names of clients that nobody knows yet may hold anything.
+    fn of_client(client: Served) -> Self {
+        let printable = |name: &str| name.replace(char::is_control, "?");
+        let (database, user) = client.names.unzip();
+        Self {
+            side: Some("C".to_owned()),
+            id: Some(client.id.0),
+            database: database.map(|it| printable(it.as_str())),
+            user: user.map(|it| printable(it.as_str())),
+            peer: Some(client.peer.to_string()),
+            ..Self::default()
+        }
+    }
+
     /// Takes from a span what the event itself, or a span within that one, does not say.
     fn complete(&mut self, span: &Self) {
         let texts = [
@@ -409,13 +429,15 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
     use std::time::{Instant, SystemTime};
 
     use super::*;
     use crate::ids::{ClientId, PoolKey, ServerId, WorkerId};
     use crate::stats::{
         Address, ClientConnected, ClientSeat, Replication, Roster, ServerConnected, client_event,
-        client_span, name_client, server_event, server_span,
+        name_client, server_event, server_span,
     };
 
     fn settings(format: LogFormat, file: &Path) -> Settings {
@@ -457,22 +479,25 @@ mod tests {
     }
 
     #[test]
-    fn lines_within_a_span_have_its_prefix() {
+    fn lines_of_whoever_is_served_have_its_prefix() {
         let text = logged(LogFormat::PgBouncer, || {
-            let peer = Address::Tcp(([127, 0, 0, 1], 5000).into());
-            let span = client_span(ClientId(1), &peer);
-            let _inside = span.enter();
-            tracing::info!("one");
-            name_client(&span, &"shop", &"alice");
-            tracing::info!(user = "bob", "two");
-            let pool = PoolKey { database: "shop".into(), user: "alice".into() };
-            server_span(ServerId(2), &pool, &"127.0.0.1:5432").in_scope(|| tracing::info!("three"));
+            let login = async {
+                tracing::info!("one");
+                name_client(&"sh\nop".into(), &"alice".into());
+                tracing::info!(user = "bob", "two");
+                let pool = PoolKey { database: "shop".into(), user: "alice".into() };
+                server_span(ServerId(2), &pool, &"127.0.0.1:5432").in_scope(|| tracing::info!("three"));
+            };
+            let served = pin!(Served::stranger(&client()).during(login));
+            assert!(served.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+            tracing::info!("four");
         });
         let lines: Vec<&str> = text.lines().filter_map(|it| Some(it.split_once("] ")?.1)).collect();
         let expected = [
-            "LOG C-0x1: (nodb)/(nouser)@127.0.0.1:5000 one",
-            "LOG C-0x1: shop/bob@127.0.0.1:5000 two",
+            "LOG C-0x1a: (nodb)/(nouser)@127.0.0.1:5000 one",
+            "LOG C-0x1a: sh?op/bob@127.0.0.1:5000 two",
             "LOG S-0x2: shop/alice@127.0.0.1:5432 three",
+            "LOG four",
         ];
         assert_eq!(lines, expected);
     }

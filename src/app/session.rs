@@ -4,32 +4,31 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
-use tracing::Instrument as _;
 
 use super::orders::resume_suspended;
 use super::process::{Consoles, Process};
 use super::workers::Arriving;
 use crate::admin::{self, Access, Admin, console_pool};
 use crate::cancel;
-use crate::client::End;
 use crate::client::drive::{Departed, Driver, Outcome, Parts};
 use crate::client::login::{Admitted, ConsoleRole, Destination, House, Lobby, LoggedIn, Welcome, Welcomed};
 use crate::client::patience::{self, Situation};
 use crate::client::refusal::Refusal;
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, ask};
 use crate::client::staffing::Place;
-use crate::client::{Seat, Worker};
+use crate::client::{End, READ_BYTES, Seat, Worker};
 use crate::config::{ClientSettings, Config};
 use crate::ids::{ClientId, DatabaseName, PoolKey, WorkerId};
-use crate::net::{Address, listen};
+use crate::net::{Address, Detached, listen};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, Participant, PoolClient};
 use crate::server::{ReplicationStart, ServerConn};
 use crate::session::params::Values;
 use crate::session::relay::{Activity, Relay, Rules};
 use crate::stats::{
-    ClientConnected, ClientEntry, ClientLogin, ClientSeat, Disconnect, Replication, client_event, client_span,
+    ClientConnected, ClientEntry, ClientLogin, ClientSeat, Disconnect, Replication, Served, client_event,
 };
 use crate::wire::{CancelKey, Report};
 
@@ -56,28 +55,26 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     // While all is suspended nobody comes in.
     let participant = process.pools.suspension().join().await;
     let listen::Accepted { stream, peer, local } = socket;
+    let seat = enter_on_roster(&process, worker.id, (peer, local), id);
+    worker.pulse.keep();
+    let entry = Arc::clone(seat.entry());
+    let lobby = process.lobby(&entry);
+    let early = if lobby.receives_early() { received_early(&stream) } else { BytesMut::new() };
     let stream = match stream.attach() {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!("cannot take a client over: {error}"),
     };
-    let seat = enter_on_roster(&process, worker.id, (peer, local), id);
-    worker.pulse.keep();
-    let entry = Arc::clone(seat.entry());
-    let span = client_span(id, &entry.connected.peer);
-    let lobby = process.lobby(&entry);
-    let admitted =
-        unless_suspended(&process, &entry, Box::pin(lobby.admit(stream, peer).instrument(span.clone())))
-            .await;
+    let admission = Served::stranger(&entry).during(Box::pin(lobby.admit(stream, early, peer)));
+    let admitted = unless_suspended(&process, &entry, admission).await;
     drop(lobby);
     let Some(admitted) = admitted else { return };
     match admitted {
         Ok(Admitted::Cancel { key, stream }) => {
-            let carried = Box::pin(carry_cancel(&process, &entry, &key).instrument(span));
-            unless_suspended(&process, &entry, carried).await;
+            let carried = Box::pin(carry_cancel(&process, &entry, &key));
+            unless_suspended(&process, &entry, Served::stranger(&entry).during(carried)).await;
             drop(stream);
         }
         Ok(Admitted::Client(client)) => {
-            drop(span);
             match client.destination.clone() {
                 Destination::Console(role) => {
                     // It is from the console that all is suspended, and resumed.
@@ -85,11 +82,11 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
                     Box::pin(console(&process, &admin, entry, *client, role)).await;
                 }
                 Destination::Pool(key) => {
+                    let served = Served::stranger(&entry).named(&client.database, &client.user);
                     let newcomer =
                         Newcomer { entry: Arc::clone(&entry), place, participant, client: *client };
-                    let begun =
-                        unless_suspended(&process, &entry, Box::pin(begin(&process, worker, newcomer, &key)))
-                            .await;
+                    let begun = served.during(Box::pin(begin(&process, worker, newcomer, &key)));
+                    let begun = unless_suspended(&process, &entry, begun).await;
                     if let Some(conversation) = begun.flatten() {
                         conversation.go_on(process, seat);
                     }
@@ -99,6 +96,13 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
         // It has been told and the log has it.
         Err(_) => {}
     }
+}
+
+/// What a client has sent while it waited to be accepted: as a rule its StartupMessage is there.
+fn received_early(stream: &Detached) -> BytesMut {
+    let mut bytes = [0; READ_BYTES];
+    let count = stream.receive_now(&mut bytes);
+    BytesMut::from(&bytes[..count])
 }
 
 /// Enters a client of this worker, by its two ends, on the roster.
@@ -120,6 +124,7 @@ async fn unless_suspended<T>(
     step: impl Future<Output = T>,
 ) -> Option<T> {
     tokio::select! {
+        biased;
         outcome = step => Some(outcome),
         () = process.pools.suspension().insisted() => {
             if process.config.load().settings.log_disconnections {

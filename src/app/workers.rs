@@ -64,16 +64,76 @@ pub struct Workers {
 pub struct Hall(OnceLock<Vec<mpsc::UnboundedSender<Arrival>>>);
 
 impl Hall {
-    /// Brings a client to its home. Where that is the worker that has accepted it no other thread need be woken.
+    /// Brings a client to its home.
     pub fn enter(&self, process: &Process, what: Arriving) {
-        let (id, place) = match &what {
-            Arriving::New(_) | Arriving::Adopted(_) => (process.ids.client(), process.staffing.arrive()),
-            Arriving::Moved(moved) => (moved.id(), moved.place()),
-        };
-        let home = usize::from(process.staffing.home(place).0);
-        if let Some(worker) = self.0.get().and_then(|workers| workers.get(home)) {
+        let arrival = Arrival::new(process, what);
+        self.send(process.staffing.home(arrival.place), arrival);
+    }
+
+    fn send(&self, home: WorkerId, arrival: Arrival) {
+        if let Some(worker) = self.0.get().and_then(|workers| workers.get(usize::from(home.0))) {
             // Where the worker has ended the connection comes back and is closed.
-            let _ = worker.send(Arrival { what, id, place });
+            let _ = worker.send(arrival);
+        }
+    }
+}
+
+impl Arrival {
+    fn new(process: &Process, what: Arriving) -> Self {
+        let (place, id) = match &what {
+            Arriving::New(_) | Arriving::Adopted(_) => (process.staffing.arrive(), process.ids.client()),
+            Arriving::Moved(moved) => (moved.place(), moved.id()),
+        };
+        Self { what, id, place }
+    }
+}
+
+/// Who receives clients on a thread that accepts them.
+pub struct Reception {
+    process: Arc<Process>,
+    /// The worker whose thread it is, if it is a worker's.
+    own: Option<Crew>,
+}
+
+impl Reception {
+    /// Brings a client to its home. Where that is the worker on this thread, nobody need be told.
+    pub fn receive(&self, client: Accepted) {
+        let arrival = Arrival::new(&self.process, Arriving::New(client));
+        let home = self.process.staffing.home(arrival.place);
+        match &self.own {
+            Some(crew) if crew.worker.id == home => crew.take(arrival),
+            _ => self.process.hall.send(home, arrival),
+        }
+    }
+
+    /// Whom they are clients of.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// What serving a client takes, on the thread of a worker.
+#[derive(Clone)]
+struct Crew {
+    process: Arc<Process>,
+    admin: Arc<Admin>,
+    worker: Rc<Worker>,
+}
+
+impl Crew {
+    /// Serves a client on this worker, in a task of its own.
+    fn take(&self, arrival: Arrival) {
+        let Self { process, admin, worker } = self.clone();
+        let Arrival { what, id, place } = arrival;
+        match what {
+            Arriving::New(socket) => {
+                let newcomer = session::Accepted { socket, id, place };
+                tokio::task::spawn_local(session::serve(process, admin, worker, newcomer));
+            }
+            Arriving::Adopted(adopted) => {
+                tokio::task::spawn_local(adopt::go_on(process, worker, *adopted, id, place));
+            }
+            Arriving::Moved(moved) => moved.arrive(worker),
         }
     }
 }
@@ -164,7 +224,7 @@ impl Workers {
             // A connection that comes to who serves it wakes no other thread.
             Driver::Tokio => drop(self.doors.send(door)),
             // A worker that waits in its ring looks after other descriptors only now and then.
-            Driver::Rings => door.open(Arc::clone(process)),
+            Driver::Rings => door.open(Reception { process: Arc::clone(process), own: None }),
         }
         outcome.await.map_err(|_| io::Error::other("a worker has ended"))?
     }
@@ -182,11 +242,11 @@ impl Workers {
 
 impl Door {
     /// Accepts on the calling thread, in a task of its own.
-    fn open(self, process: Arc<Process>) {
+    fn open(self, reception: Reception) {
         let answer = self.socket.serve().map(|listener| {
             let (closes, closed) = oneshot::channel::<()>();
             tokio::task::spawn_local(async move {
-                accept::until_closed(&process, listener).await;
+                accept::until_closed(&reception, listener).await;
                 drop(closes);
             });
             closed
@@ -254,7 +314,7 @@ fn drive(driver: Driver, ready: &Sender<io::Result<Pid>>, worker: impl Future<Ou
 /// A worker's life.
 async fn run(post: Post) {
     let Post { id, process, admin, mut inbox, stop } = post;
-    let worker = Rc::new(Worker {
+    let worker = Worker {
         id,
         spare: RefCell::new(Spare::default()),
         now: Cell::new(Instant::now()),
@@ -266,29 +326,17 @@ async fn run(post: Post) {
         connector: Arc::clone(&process.connector),
         staffing: Arc::clone(&process.staffing),
         exports: Arc::clone(&process.exports),
-    });
+    };
+    let crew = Crew { process, admin, worker: Rc::new(worker) };
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(arrival) = inbox.arrivals.recv() => {
-                let (process, admin, worker) = (Arc::clone(&process), Arc::clone(&admin), Rc::clone(&worker));
-                let Arrival { what, id, place } = arrival;
-                match what {
-                    Arriving::New(socket) => {
-                        let newcomer = session::Accepted { socket, id, place };
-                        let conversation = session::serve(process, admin, worker, newcomer);
-                        tokio::task::spawn_local(conversation);
-                    }
-                    Arriving::Adopted(adopted) => {
-                        let conversation = adopt::go_on(process, worker, *adopted, id, place);
-                        tokio::task::spawn_local(conversation);
-                    }
-                    Arriving::Moved(moved) => moved.arrive(worker),
-                }
+            Some(arrival) = inbox.arrivals.recv() => crew.take(arrival),
+            Some(door) = inbox.doors.recv() => {
+                door.open(Reception { process: Arc::clone(&crew.process), own: Some(crew.clone()) });
             }
-            Some(door) = inbox.doors.recv() => door.open(Arc::clone(&process)),
             Some(errand) = inbox.errands.recv() => {
-                let process = Arc::clone(&process);
+                let process = Arc::clone(&crew.process);
                 tokio::task::spawn_local(async move { opener::run(&process, id, errand).await });
             }
         }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::io::AsyncWriteExt as _;
+use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::line::{End, Line};
@@ -57,12 +57,12 @@ pub struct Door<'a> {
     pub handshakes: &'a Handshakes,
 }
 
-/// Takes a connection up to its StartupMessage. Not cancel safe.
+/// Takes a connection, of which `early` has been received, up to its StartupMessage. Not cancel safe.
 ///
 /// Errors: it is not to be; where it makes sense the client has been told.
-pub async fn accept(stream: Stream, peer: Address, door: &Door<'_>) -> Result<Caller, End> {
+pub async fn accept(stream: Stream, early: BytesMut, peer: Address, door: &Door<'_>) -> Result<Caller, End> {
     let deadline = deadline(door.settings);
-    let mut line = Line::new(stream, peer);
+    let mut line = Line::new(stream, early, peer);
     let first = match deadline {
         None => negotiate(&mut line, door).await,
         Some(deadline) => match timeout_at(deadline, negotiate(&mut line, door)).await {
@@ -99,8 +99,9 @@ struct Asked {
 }
 
 async fn negotiate(line: &mut Line, door: &Door<'_>) -> Result<Greeting, End> {
-    let first = line.stream()?.peek_first_byte().await?.ok_or(End::Silent)?;
-    if first == TLS_HANDSHAKE && offers_tls(line, door)? {
+    // Where there is no TLS to begin with, the byte need not be looked at where it lies.
+    let may_begin_with_tls = offers_tls(line, door)? && !line.has_input();
+    if may_begin_with_tls && line.stream()?.peek_first_byte().await? == Some(TLS_HANDSHAKE) {
         Box::pin(secure(line, door)).await?;
         if !line.stream()?.tls_info().is_some_and(|tls| tls.alpn) {
             return Err(End::NoAlpn);
@@ -157,10 +158,8 @@ async fn answer_gss(line: &mut Line, asked: &mut Asked) -> Result<(), End> {
 }
 
 async fn answer(line: &mut Line, byte: &[u8]) -> Result<(), End> {
-    let stream = line.stream()?;
-    stream.write_all(byte).await?;
-    stream.flush().await?;
-    Ok(())
+    line.output().extend_from_slice(byte);
+    line.flush().await
 }
 
 /// PostgreSQL takes a request that is out of place for the version number it looks like.

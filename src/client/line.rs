@@ -21,7 +21,7 @@ use crate::wire::startup::First;
 use crate::wire::{self, Header};
 
 /// Bytes asked of the system at once. A start-up packet or a password rarely has more.
-const READ_BYTES: usize = 1024;
+pub const READ_BYTES: usize = 1024;
 
 /// What a client may send before it has been welcomed, as far as that is read.
 const EARLY_BYTES_MAX: usize = 16 * 1024;
@@ -114,15 +114,17 @@ pub struct Line {
     input: BytesMut,
     /// What is to be sent with the next message.
     output: BytesMut,
+    /// Whether anything has ever come.
+    heard: bool,
     /// When the connection came.
     since: Instant,
 }
 
 impl Line {
-    /// A connection on which nothing has been said.
-    pub fn new(stream: Stream, peer: Address) -> Self {
-        let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { stream: Some(stream), peer, input, output, since: Instant::now() }
+    /// A connection on which nothing has been said but `early`.
+    pub fn new(stream: Stream, early: BytesMut, peer: Address) -> Self {
+        let (heard, output) = (!early.is_empty(), BytesMut::new());
+        Self { stream: Some(stream), peer, input: early, output, heard, since: Instant::now() }
     }
 
     /// Who is at the other end.
@@ -141,6 +143,7 @@ impl Line {
     }
 
     pub(super) fn put_back(&mut self, stream: Stream) {
+        self.heard = true;
         self.stream = Some(stream);
     }
 
@@ -164,8 +167,11 @@ impl Line {
     pub(super) async fn flush(&mut self) -> Result<(), End> {
         let output = std::mem::take(&mut self.output);
         let stream = self.stream()?;
-        stream.write_all(&output).await?;
-        stream.flush().await?;
+        let rest = &output[stream.send_now(&output)..];
+        if !rest.is_empty() {
+            stream.write_all(rest).await?;
+            stream.flush().await?;
+        }
         Ok(())
     }
 
@@ -228,8 +234,12 @@ impl Line {
             return Err(End::Io(io::ErrorKind::NotConnected.into()));
         };
         match stream.read_buf(input).await? {
-            0 => Err(End::Eof),
-            _ => Ok(()),
+            0 if self.heard => Err(End::Eof),
+            0 => Err(End::Silent),
+            _ => {
+                self.heard = true;
+                Ok(())
+            }
         }
     }
 

@@ -83,13 +83,20 @@ pub struct Lobby<H> {
 }
 
 impl<H: House> Lobby<H> {
-    /// Takes a new connection from `peer` to where it can be served, or to its end. Not cancel safe.
+    /// Whether bytes may be taken off a new connection before it is known what they are: none may where its TLS
+    /// handshake may come first.
+    pub fn receives_early(&self) -> bool {
+        !self.tls.load().clients.is_offered()
+    }
+
+    /// Takes a new connection from `peer`, of which `early` has been received, to where it can be served, or to its
+    /// end. Not cancel safe.
     ///
     /// Errors: it is not let in, and has been told where that makes sense.
-    pub async fn admit(&self, stream: Stream, peer: Address) -> Result<Admitted, End> {
+    pub async fn admit(&self, stream: Stream, early: BytesMut, peer: Address) -> Result<Admitted, End> {
         let (config, tls) = (self.config.load_full(), self.tls.load_full());
         let door = Door { settings: &config.settings, tls: &tls, handshakes: &self.handshakes };
-        match accept(stream, peer, &door).await? {
+        match accept(stream, early, peer, &door).await? {
             Caller::Cancel { key, stream } => Ok(Admitted::Cancel { key, stream }),
             Caller::Client(arrival) => {
                 login(*arrival, self).await.map(|client| Admitted::Client(Box::new(client)))
@@ -328,9 +335,8 @@ impl<'a, H: House> Candidate<'a, H> {
         };
         let seat = lobby.census.seat(limit).ok_or(Refusal::TooManyClients)?;
         let tls = line.stream()?.tls_info();
-        let span = tracing::Span::current();
-        name_client(&span, &Printable(&wanted.database), &Printable(&wanted.user));
         let (database, user) = (wanted.database.as_str().into(), wanted.user.as_str().into());
+        name_client(&database, &user);
         Ok(Self { lobby, config, line, database, user, tls, seat })
     }
 

@@ -21,7 +21,7 @@ mod worker;
 pub use accept::{Arrival, Caller, accept};
 pub use census::{Census, Limit, Seat};
 pub use export::Exports;
-pub use line::{End, Line};
+pub use line::{End, Line, READ_BYTES};
 pub use login::{Admitted, House, Lobby, LoggedIn, Welcome, Welcomed, login, stored_credentials};
 pub use refusal::Refusal;
 pub use staffing::Staffing;

@@ -8,9 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+<<<<<<< HEAD
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::net::RecvFlags;
+=======
+use rustix::net::{RecvFlags, SendFlags};
+>>>>>>> 4b95ced (Logins: no span where nothing is logged, no way through a queue to the own worker, first bytes read at once)
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -57,6 +61,12 @@ impl LooseSocket {
             Self::Tcp(socket) => socket.local_addr().map(Address::Tcp),
             Self::Unix(_) => Ok(own_address()),
         }
+    }
+
+    /// Takes what has arrived, without waiting; as many bytes are returned. 0 where nothing has, and at the end, and
+    /// where the connection is gone: the next read tells.
+    pub(super) fn receive_now(&self, bytes: &mut [u8]) -> usize {
+        rustix::net::recv(self, bytes, RecvFlags::DONTWAIT).map_or(0, |(count, _)| count)
     }
 
     fn credentials(&self) -> Option<Credentials> {
@@ -137,6 +147,16 @@ impl Socket {
             Self::Tcp(socket) => Ok(socket.as_fd()),
             Self::Unix(socket) => Ok(socket.as_fd()),
             Self::Ring(socket) => socket.descriptor(),
+        }
+    }
+
+    /// Sends what the system takes at once, and returns how much that is; 0 on a ring, which sends in its turn.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> usize {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match self {
+            Self::Tcp(socket) => rustix::net::send(socket, bytes, flags).unwrap_or(0),
+            Self::Unix(socket) => rustix::net::send(socket, bytes, flags).unwrap_or(0),
+            Self::Ring(_) => 0,
         }
     }
 

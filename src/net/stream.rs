@@ -266,6 +266,15 @@ impl Stream {
         .await
     }
 
+    /// Sends what the system takes at once, without asking the reactor, which does not know of a new socket yet that it
+    /// is writable; returns how much that is. 0 says nothing about the connection, and is all there is with TLS.
+    pub fn send_now(&self, bytes: &[u8]) -> usize {
+        match &self.0 {
+            Kind::Plain(socket) => socket.send_now(bytes),
+            Kind::Accepted(_) | Kind::Connected(_) => 0,
+        }
+    }
+
     /// Reads once into the spare room of `buffer`, which is never enlarged; 0 bytes read mean the end.
     ///
     /// Errors: the connection is gone, or `buffer` has no room.
@@ -293,6 +302,15 @@ fn calm(slot: &mut Slot) {
 impl Detached {
     pub(super) fn plain(socket: LooseSocket) -> Self {
         Self { socket, around: Around::Nothing }
+    }
+
+    /// Takes what has arrived on a plain stream already, without waiting; as many bytes are returned, 0 also at the
+    /// end. Before the stream is bound to a runtime that spares the reactor the news of them.
+    pub fn receive_now(&self, bytes: &mut [u8]) -> usize {
+        match self.around {
+            Around::Nothing => self.socket.receive_now(bytes),
+            Around::Accepted(_) | Around::Connected(_) => 0,
+        }
     }
 
     /// Binds the stream to the runtime of the calling worker.

@@ -10,8 +10,9 @@ mod events;
 mod histogram;
 mod replication;
 mod roster;
+mod serving;
 
-pub use events::{client_event, client_span, name_client, server_event, server_span};
+pub use events::{client_event, server_event, server_span};
 
 pub use address::Address;
 pub use counters::{Cell, Field, Histograms, LoggingIn, PoolStats, Recent, Totals};
@@ -21,3 +22,4 @@ pub use roster::{
     CancelOf, ClientConnected, ClientEntry, ClientLogin, ClientSeat, ClientState, Disconnect, Roster,
     ServerConnected, ServerEntry, ServerSeat, ServerState,
 };
+pub use serving::{Served, name_client};

@@ -18,7 +18,7 @@ use crate::auth::stored::Verifier;
 use crate::auth::{Derivation, KeyCache, ProcessSecret};
 use crate::client::login::{Admitted, House, Lobby, LoggedIn, Welcome};
 use crate::client::secrets::{AuthQuery, AuthQueryError, Found, SecretMemory};
-use crate::client::{Census, End, Refusal};
+use crate::client::{Census, End, READ_BYTES, Refusal};
 use crate::config::{AuthType, Config, Database, Secret, Settings, SslMode};
 use crate::ids::{DatabaseName, UserName};
 use crate::net::{Handshakes, Stream, Tls};
@@ -253,10 +253,13 @@ pub struct Seen {
     pub error: Option<Report>,
 }
 
-/// Welcomes whoever was let in, as a pool would; gives what the login came to.
+/// Welcomes whoever was let in, as a pool would; gives what the login came to. What the client has sent already is
+/// received first, as a worker does.
 pub async fn serve(lobby: &Lobby<Fake>, stream: Stream) -> Result<Entered, End> {
     let peer = stream.peer_addr()?;
-    match lobby.admit(stream, peer).await? {
+    let (stream, mut bytes) = (stream.detach()?, [0; READ_BYTES]);
+    let count = if lobby.receives_early() { stream.receive_now(&mut bytes) } else { 0 };
+    match lobby.admit(stream.attach()?, BytesMut::from(&bytes[..count]), peer).await? {
         Admitted::Cancel { key, .. } => Ok(Entered::Cancel(key)),
         Admitted::Client(client) => {
             let LoggedIn { ref user, ref destination, ref parameters, ref credentials, minor, .. } = *client;

@@ -1,5 +1,7 @@
 //! Who gets in, who does not, and what each is told.
 
+use bytes::BytesMut;
+
 use super::fixture::*;
 use crate::client::refusal::Refusal;
 use crate::client::{Limit, Seat};
@@ -353,7 +355,7 @@ async fn bytes_after_the_login_are_kept_for_the_session() {
     crate::wire::encode::query(&mut packet, "select 1");
     client.send(&packet).await;
     let peer = near.peer_addr().unwrap();
-    let admitted = lobby.admit(near, peer).await;
+    let admitted = lobby.admit(near, BytesMut::new(), peer).await;
     let Ok(crate::client::login::Admitted::Client(admitted)) = admitted else { panic!() };
     let key = crate::wire::CancelKey::new(1, &[0; 4]).unwrap();
     let welcome = crate::client::login::Welcome { parameters: &[], key: &key, notice: Some("hello") };
