@@ -2,7 +2,8 @@
 //!
 //! The C library keeps what was freed, in whole pages, wherever something that is still in use lies behind it: after a
 //! crowd of clients that is nearly all they had (measured in docs/performance.md). So it is told to let go of them,
-//! seldom enough that nobody notices the time it takes. Where the C library is another one than glibc, nothing is done.
+//! once the maps of clients have given up what room they no longer need, and seldom enough that nobody notices the time
+//! it takes. The C library is told only where it is glibc.
 //!
 //! The one call is `unsafe` for being foreign. It has no preconditions: malloc_trim(3) may be called at any time, from
 //! any thread (it is MT-safe), and touches only memory that nobody has.
@@ -18,9 +19,11 @@ pub struct Tide {
 }
 
 impl Tide {
-    /// To be called every now and then; gives memory back where it is time.
-    pub fn observe(&mut self, clients: usize) {
+    /// To be called every now and then; gives memory back where it is time, after `shrink` has made what grew with the
+    /// clients smaller.
+    pub fn observe(&mut self, clients: usize, shrink: impl FnOnce()) {
         if self.is_out(clients) {
+            shrink();
             give_back();
         }
     }
@@ -61,8 +64,10 @@ mod tests {
         let expected =
             [false, false, false, true, false, false, true, false, false, true, false, false, false];
         assert_eq!(seen, expected);
-        tide.observe(10_000);
-        tide.observe(0);
-        assert_eq!(tide.high, 0);
+        let mut shrunk = 0;
+        for clients in [10_000, 0, 0] {
+            tide.observe(clients, || shrunk += 1);
+        }
+        assert_eq!((tide.high, shrunk), (0, 1));
     }
 }

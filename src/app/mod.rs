@@ -318,7 +318,7 @@ async fn tend(process: Arc<Process>, admin: Arc<Admin>) {
             () = &mut pools => return,
             _ = turns.tick() => admin.turn_stats(std::time::Instant::now()),
             _ = sweeps.tick() => process.registry.sweep(),
-            _ = tides.tick() => tide.observe(process.roster.client_count()),
+            _ = tides.tick() => tide.observe(process.roster.client_count(), || process.shrink()),
         }
     }
 }

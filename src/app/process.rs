@@ -128,6 +128,12 @@ impl Drop for ConsolePresence<'_> {
 }
 
 impl Process {
+    /// Makes smaller what has grown with the number of clients.
+    pub fn shrink(&self) {
+        self.roster.shrink();
+        self.cancels.shrink();
+    }
+
     /// All of it, from a configuration. Starts no thread but those for handshakes.
     ///
     /// Errors: no threads or random numbers are to be had.

@@ -252,7 +252,7 @@ async fn console(
     entry.set_application_name(name.map(|(_, value)| Arc::from(value.as_str())));
     let cancel = Arc::new(Notify::new());
     let minor = client.minor;
-    let Ok(ticket) = process.cancels.mint_for_console(minor, &cancel) else { return };
+    let Ok((_ticket, key)) = process.cancels.mint_for_console(minor, &cancel) else { return };
     let _present = Consoles::enter(process);
     let session = admin::Session {
         worker: entry.worker(),
@@ -260,7 +260,7 @@ async fn console(
             ConsoleRole::Admin => Access::Admin,
             ConsoleRole::Viewer => Access::Stats,
         },
-        key: ticket.key().clone(),
+        key,
         cancel,
         entry: Arc::clone(&entry),
         passer: None,
@@ -403,12 +403,12 @@ async fn begin(
     let wanted = if lease.is_some() { &[] } else { &*client.parameters };
     let greeting = worker.shared.borrow_mut().greeting(&welcome, wanted);
     entry.set_application_name(greeting.parameters.reported.text("application_name"));
-    let Ok(ticket) = process.cancels.mint(client.minor, claim.caller()) else { return None };
+    let Ok((ticket, key)) = process.cancels.mint(client.minor, claim.caller()) else { return None };
     let config = process.config.load_full();
     let rules = Rules::of(&config.settings, pool.mode());
     let welcome = Welcome {
         parameters: &greeting.messages,
-        key: ticket.key(),
+        key: &key,
         notice: config.settings.login_notify_message.as_deref(),
     };
     match client.welcome(&welcome).await {
@@ -532,7 +532,7 @@ mod tests {
             size_of::<F>()
         }
         for (what, bytes, most) in [
-            ("the task of a session", task(Session::run), 800),
+            ("the task of a session", task(Session::run), 768),
             ("the driver", size_of::<Driver>(), 648),
             ("the relay", size_of::<Relay>(), 400),
             ("the entry on the roster", size_of::<ClientEntry>(), 300),

@@ -91,20 +91,15 @@ pub struct Registry<C: Connection = ServerConn> {
     turns: Semaphore,
 }
 
-/// A client's key. Dropping it takes the key out of use.
+/// A client's place among the keys. Dropping it takes the key out of use.
 #[must_use = "dropping it takes the key out of use"]
 pub struct Registration<C: Connection = ServerConn> {
     registry: Arc<Registry<C>>,
     hash: u64,
-    key: CancelKey,
 }
 
-impl<C: Connection> Registration<C> {
-    /// What the client is told.
-    pub fn key(&self) -> &CancelKey {
-        &self.key
-    }
-}
+/// A client's place, and the key that it is told.
+pub type Minted<C = ServerConn> = (Registration<C>, CancelKey);
 
 impl<C: Connection> Drop for Registration<C> {
     fn drop(&mut self) {
@@ -193,11 +188,16 @@ impl<C: Connection> Registry<C> {
         self.owners.is_empty()
     }
 
-    /// Mints a key for a client that speaks protocol 3.`minor`. Among peers it is as short as in protocol 3.0, for a
+    /// Gives back the room of keys that have gone out of use.
+    pub fn shrink(&self) {
+        self.owners.shrink_to_fit();
+    }
+
+    /// Mints a key for a client that speaks protocol 3.`minor`, which is to be told it. Among peers it is as short as in protocol 3.0, for a
     /// PgBouncer passes on no longer one.
     ///
     /// Errors: no random bytes, or no free key.
-    pub fn mint(self: &Arc<Self>, minor: u16, caller: &Arc<Caller<C>>) -> Result<Registration<C>, MintError> {
+    pub fn mint(self: &Arc<Self>, minor: u16, caller: &Arc<Caller<C>>) -> Result<Minted<C>, MintError> {
         self.mint_for(minor, &Whom::Client(Arc::clone(caller)))
     }
 
@@ -208,7 +208,7 @@ impl<C: Connection> Registry<C> {
         self: &Arc<Self>,
         minor: u16,
         told: &Arc<Notify>,
-    ) -> Result<Registration<C>, MintError> {
+    ) -> Result<Minted<C>, MintError> {
         self.mint_for(minor, &Whom::Console(Arc::clone(told)))
     }
 
@@ -225,11 +225,11 @@ impl<C: Connection> Registry<C> {
     pub fn adopt(self: &Arc<Self>, key: CancelKey, caller: &Arc<Caller<C>>) -> Option<Registration<C>> {
         let hash = self.hash(&key);
         let Entry::Vacant(vacant) = self.owners.entry(hash) else { return None };
-        vacant.insert(Owner { key: key.clone(), whom: Whom::Client(Arc::clone(caller)) });
-        Some(Registration { registry: Arc::clone(self), hash, key })
+        vacant.insert(Owner { key, whom: Whom::Client(Arc::clone(caller)) });
+        Some(Registration { registry: Arc::clone(self), hash })
     }
 
-    fn mint_for(self: &Arc<Self>, minor: u16, whom: &Whom<C>) -> Result<Registration<C>, MintError> {
+    fn mint_for(self: &Arc<Self>, minor: u16, whom: &Whom<C>) -> Result<Minted<C>, MintError> {
         let peer = self.peer();
         let is_long = minor >= 2 && peer.is_none();
         let secret_bytes = if is_long { LONG_SECRET_BYTES } else { SHORT_SECRET_BYTES };
@@ -248,7 +248,7 @@ impl<C: Connection> Registry<C> {
             let hash = self.hash(&key);
             if let Entry::Vacant(vacant) = self.owners.entry(hash) {
                 vacant.insert(Owner { key: key.clone(), whom: whom.clone() });
-                return Ok(Registration { registry: Arc::clone(self), hash, key });
+                return Ok((Registration { registry: Arc::clone(self), hash }, key));
             }
         }
         Err(MintError::NoneFree)

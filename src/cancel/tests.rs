@@ -29,24 +29,24 @@ fn a_key_finds_its_own_client_until_it_is_dropped() {
     let registry = Registry::new(None);
     let (_seat1, first) = client(1);
     let (_seat2, second) = client(2);
-    let first_key = registry.mint(0, first.caller()).expect("a key");
-    let second_key = registry.mint(2, second.caller()).expect("a key");
-    assert_eq!(first_key.key().secret().len(), 4);
-    assert_eq!(second_key.key().secret().len(), 32);
-    assert_eq!(found(&registry, first_key.key()), Some(ClientId(1)));
-    assert_eq!(found(&registry, second_key.key()), Some(ClientId(2)));
-    let old = first_key.key().clone();
-    drop(first_key);
-    assert_eq!(found(&registry, &old), None);
+    let (first_ticket, first_key) = registry.mint(0, first.caller()).expect("a key");
+    let (_second_ticket, second_key) = registry.mint(2, second.caller()).expect("a key");
+    assert_eq!(first_key.secret().len(), 4);
+    assert_eq!(second_key.secret().len(), 32);
+    assert_eq!(found(&registry, &first_key), Some(ClientId(1)));
+    assert_eq!(found(&registry, &second_key), Some(ClientId(2)));
+    drop(first_ticket);
+    assert_eq!(found(&registry, &first_key), None);
     assert_eq!(registry.len(), 1);
+    registry.shrink();
+    assert_eq!(found(&registry, &second_key), Some(ClientId(2)));
 }
 
 #[test]
 fn a_key_that_differs_anywhere_is_nobodys() {
     let registry = Registry::new(None);
     let (_seat, claim) = client(1);
-    let minted = registry.mint(2, claim.caller()).expect("a key");
-    let key = minted.key();
+    let (_ticket, key) = registry.mint(2, claim.caller()).expect("a key");
     for index in 0..key.secret().len() {
         let mut secret = key.secret().to_vec();
         secret[index] ^= 1;
@@ -64,7 +64,7 @@ fn process_ids_look_positive() {
     let registry = Registry::new(None);
     let (_seat, claim) = client(1);
     for _ in 0..64 {
-        assert!(registry.mint(0, claim.caller()).expect("a key").key().pid < 1 << 31);
+        assert!(registry.mint(0, claim.caller()).expect("a key").1.pid < 1 << 31);
     }
 }
 
@@ -73,10 +73,9 @@ fn keys_carry_the_number_of_their_process_and_lose_hops_on_the_way() {
     let ours: Arc<Registry> = Registry::new(Some(PeerId(0x1203)));
     let other: Arc<Registry> = Registry::new(Some(PeerId(2)));
     let (_seat, claim) = client(1);
-    let minted = ours.mint(0, claim.caller()).expect("a key");
-    let key = minted.key();
+    let (_ticket, key) = ours.mint(0, claim.caller()).expect("a key");
     assert_eq!(key.pid.to_be_bytes()[1..3], [0x03, 0x12]);
-    assert!(matches!(other.cancel(key), Found::Foreign(PeerId(0x1203))));
+    assert!(matches!(other.cancel(&key), Found::Foreign(PeerId(0x1203))));
     let mut secret = key.secret().to_vec();
     assert_eq!(secret[3] & HOPS_MASK, HOPS_MASK);
     secret[3] -= 2;

@@ -514,6 +514,11 @@ impl Roster {
         ClientSeat { entry, roster: Arc::clone(self) }
     }
 
+    /// Gives back the room of clients that have left.
+    pub fn shrink(&self) {
+        self.clients.shrink_to_fit();
+    }
+
     /// A server connection is being made. It is on the roster until the seat is dropped.
     pub fn server(self: &Arc<Self>, connected: ServerConnected, now: Instant) -> ServerSeat {
         let entry = Arc::new(ServerEntry {

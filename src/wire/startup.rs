@@ -121,25 +121,39 @@ impl First {
 pub struct CancelKey {
     /// The server's process id, or any number of the pooler's choice.
     pub pid: u32,
-    secret: Box<[u8]>,
+    secret: CancelSecret,
+}
+
+/// As long as in protocol 3.0, in place: each client has one for as long as it stays.
+#[derive(Clone)]
+enum CancelSecret {
+    Short([u8; 4]),
+    Long(Box<[u8]>),
 }
 
 impl CancelKey {
     /// A key; `None` where the secret is shorter than 4 or longer than 256 bytes.
     pub fn new(pid: u32, secret: &[u8]) -> Option<Self> {
-        (4..=CANCEL_SECRET_BYTES_MAX).contains(&secret.len()).then(|| Self { pid, secret: secret.into() })
+        let kept = || match <[u8; 4]>::try_from(secret) {
+            Ok(short) => CancelSecret::Short(short),
+            Err(_) => CancelSecret::Long(secret.into()),
+        };
+        (4..=CANCEL_SECRET_BYTES_MAX).contains(&secret.len()).then(|| Self { pid, secret: kept() })
     }
 
     /// The secret's bytes.
     pub fn secret(&self) -> &[u8] {
-        &self.secret
+        match &self.secret {
+            CancelSecret::Short(secret) => secret,
+            CancelSecret::Long(secret) => secret,
+        }
     }
 }
 
 impl PartialEq for CancelKey {
     /// Takes the same time wherever the secrets differ.
     fn eq(&self, other: &Self) -> bool {
-        self.pid == other.pid && bool::from(self.secret.ct_eq(&other.secret))
+        self.pid == other.pid && bool::from(self.secret().ct_eq(other.secret()))
     }
 }
 
