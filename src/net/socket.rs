@@ -8,13 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-<<<<<<< HEAD
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use rustix::net::RecvFlags;
-=======
 use rustix::net::{RecvFlags, SendFlags};
->>>>>>> 4b95ced (Logins: no span where nothing is logged, no way through a queue to the own worker, first bytes read at once)
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
