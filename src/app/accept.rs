@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::DRAIN_LOOK_PERIOD;
 use super::process::{Phase, Process};
-use super::workers::{Open, Reception};
+use super::workers::{Crew, Open};
 use crate::net::TcpOptions;
 use crate::net::listen::{Listener, Place};
 use crate::stats::Disconnect;
@@ -28,13 +28,13 @@ pub async fn until_ended(process: &Process, doors: Vec<Open>) {
 
 /// Accepts on one socket, until it is to be closed. TCP sockets close as soon as the process begins to end; unix
 /// sockets stay open for the console, as PgBouncer's.
-pub async fn until_closed(reception: &Reception, listener: Listener) {
-    let process = reception.process();
+pub async fn until_closed(crew: &Crew, listener: Listener) {
+    let process = crew.process();
     let mut phase = process.phase.subscribe();
     let is_tcp = matches!(listener.place(), Place::Tcp(_));
     let until = if is_tcp { Phase::WaitingForClients } else { Phase::Stopped };
     tokio::select! {
-        () = accept(reception, &listener) => {}
+        () = accept(crew, &listener) => {}
         _ = phase.wait_for(|it| *it >= until) => {}
     }
     if !process.exports.has_given() {
@@ -42,15 +42,15 @@ pub async fn until_closed(reception: &Reception, listener: Listener) {
     }
 }
 
-async fn accept(reception: &Reception, listener: &Listener) {
-    let suspension = reception.process().pools.suspension();
+async fn accept(crew: &Crew, listener: &Listener) {
+    let suspension = crew.process().pools.suspension();
     loop {
         suspension.over().await;
         tokio::select! {
             biased;
             // Who connects now waits in the system's queue, for this process or the next.
             () = suspension.begun() => {}
-            error = accept_all(reception, listener) => {
+            error = accept_all(crew, listener) => {
                 tracing::warn!("cannot accept a client: {error}");
                 tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
             }
@@ -59,11 +59,11 @@ async fn accept(reception: &Reception, listener: &Listener) {
 }
 
 /// Accepts one client after the other, as long as that goes well.
-async fn accept_all(reception: &Reception, listener: &Listener) -> io::Error {
+async fn accept_all(crew: &Crew, listener: &Listener) -> io::Error {
     loop {
-        let options = TcpOptions::of(&reception.process().config.load().settings);
+        let options = TcpOptions::of(&crew.process().config.load().settings);
         match listener.accept(&options).await {
-            Ok(accepted) => reception.receive(accepted),
+            Ok(accepted) => crew.receive(accepted),
             Err(error) => return error,
         }
     }

@@ -240,7 +240,7 @@ impl Serving<'_> {
         let mut open = Vec::new();
         for door in doors.clients {
             tracing::info!("listening on {}", address_of(door.place()));
-            open.push(self.threads.open(process, door).await.map_err(|it| Failure::of("cannot listen", it))?);
+            open.push(self.threads.open(door).await.map_err(|it| Failure::of("cannot listen", it))?);
         }
         if let Some(http) = doors.http {
             self.start_http(http)?;

@@ -55,7 +55,6 @@ pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     ids: Vec<Pid>,
     doors: mpsc::UnboundedSender<Door>,
-    driver: Driver,
     stop: CancellationToken,
 }
 
@@ -88,21 +87,23 @@ impl Arrival {
     }
 }
 
-/// Who receives clients on a thread that accepts them.
-pub struct Reception {
+/// What serving a client takes, on the thread of a worker.
+#[derive(Clone)]
+pub struct Crew {
     process: Arc<Process>,
-    /// The worker whose thread it is, if it is a worker's.
-    own: Option<Crew>,
+    admin: Arc<Admin>,
+    worker: Rc<Worker>,
 }
 
-impl Reception {
-    /// Brings a client to its home. Where that is the worker on this thread, nobody need be told.
+impl Crew {
+    /// Brings a client that was accepted here to its home. Where that is this worker, nobody need be told.
     pub fn receive(&self, client: Accepted) {
         let arrival = Arrival::new(&self.process, Arriving::New(client));
         let home = self.process.staffing.home(arrival.place);
-        match &self.own {
-            Some(crew) if crew.worker.id == home => crew.take(arrival),
-            _ => self.process.hall.send(home, arrival),
+        if home == self.worker.id {
+            self.take(arrival);
+        } else {
+            self.process.hall.send(home, arrival);
         }
     }
 
@@ -110,17 +111,7 @@ impl Reception {
     pub fn process(&self) -> &Process {
         &self.process
     }
-}
 
-/// What serving a client takes, on the thread of a worker.
-#[derive(Clone)]
-struct Crew {
-    process: Arc<Process>,
-    admin: Arc<Admin>,
-    worker: Rc<Worker>,
-}
-
-impl Crew {
     /// Serves a client on this worker, in a task of its own.
     fn take(&self, arrival: Arrival) {
         let Self { process, admin, worker } = self.clone();
@@ -206,7 +197,7 @@ impl Workers {
         let _ = process.hall.0.set(intakes);
         // The first worker is always at work.
         let doors = doors.into_iter().next().ok_or_else(|| io::Error::other("there are no workers"))?;
-        Ok(Self { threads, ids, doors, driver, stop })
+        Ok(Self { threads, ids, doors, stop })
     }
 
     /// Their threads, in their order.
@@ -214,18 +205,14 @@ impl Workers {
         &self.ids
     }
 
-    /// Has clients accepted that connect here. To be called on the control thread, in its runtime.
+    /// Has clients accepted that connect here, by the first worker.
     ///
     /// Errors: the reactor refuses.
-    pub async fn open(&self, process: &Arc<Process>, socket: Bound) -> io::Result<Open> {
+    pub async fn open(&self, socket: Bound) -> io::Result<Open> {
         let (opened, outcome) = oneshot::channel();
         let door = Door { socket, opened };
-        match self.driver {
-            // A connection that comes to who serves it wakes no other thread.
-            Driver::Tokio => drop(self.doors.send(door)),
-            // A worker that waits in its ring looks after other descriptors only now and then.
-            Driver::Rings => door.open(Reception { process: Arc::clone(process), own: None }),
-        }
+        // A connection that comes to who serves it wakes no other thread.
+        let _ = self.doors.send(door);
         outcome.await.map_err(|_| io::Error::other("a worker has ended"))?
     }
 
@@ -242,11 +229,11 @@ impl Workers {
 
 impl Door {
     /// Accepts on the calling thread, in a task of its own.
-    fn open(self, reception: Reception) {
+    fn open(self, crew: Crew) {
         let answer = self.socket.serve().map(|listener| {
             let (closes, closed) = oneshot::channel::<()>();
             tokio::task::spawn_local(async move {
-                accept::until_closed(&reception, listener).await;
+                accept::until_closed(&crew, listener).await;
                 drop(closes);
             });
             closed
@@ -333,7 +320,7 @@ async fn run(post: Post) {
             () = stop.cancelled() => break,
             Some(arrival) = inbox.arrivals.recv() => crew.take(arrival),
             Some(door) = inbox.doors.recv() => {
-                door.open(Reception { process: Arc::clone(&crew.process), own: Some(crew.clone()) });
+                door.open(crew.clone());
             }
             Some(errand) = inbox.errands.recv() => {
                 let process = Arc::clone(&crew.process);

@@ -21,6 +21,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::ring::RingListener;
 use super::socket::LooseSocket;
 use super::{Address, Detached, TcpOptions};
 use crate::config::Settings;
@@ -361,7 +362,7 @@ impl Bound {
         &self.place
     }
 
-    /// Begins to serve it on the current runtime.
+    /// Begins to serve it on the calling thread's ring, if it has one, else on the current runtime.
     ///
     /// Errors: the reactor refuses.
     #[expect(
@@ -370,7 +371,10 @@ impl Bound {
     )]
     pub fn serve(self) -> io::Result<Listener> {
         self.socket.set_nonblocking(true)?;
-        let socket = AsyncFd::with_interest(self.socket, Interest::READABLE)?;
+        let socket = match RingListener::new(self.socket) {
+            Ok(socket) => Listening::OnRing(socket),
+            Err(socket) => Listening::OnRuntime(AsyncFd::with_interest(socket, Interest::READABLE)?),
+        };
         let own = match self.place {
             Place::Tcp(address) if !address.ip().is_unspecified() => Some(Address::Tcp(address)),
             Place::Tcp(_) | Place::Unix(_) => None,
@@ -389,7 +393,7 @@ impl Bound {
 /// A socket whose connections are accepted. Dropping it closes it, but leaves a unix socket's file in place.
 #[derive(Debug)]
 pub struct Listener {
-    socket: AsyncFd<Socket>,
+    socket: Listening,
     place: Place,
     keeper: Keeper,
     /// Our end of all its connections, where that is the same.
@@ -398,6 +402,22 @@ pub struct Listener {
     options: Mutex<Option<TcpOptions>>,
     /// Connections may wait that came before it had these options.
     has_older: AtomicBool,
+}
+
+/// Who tells that somebody has come.
+#[derive(Debug)]
+enum Listening {
+    OnRuntime(AsyncFd<Socket>),
+    OnRing(RingListener),
+}
+
+impl Listening {
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::OnRuntime(socket) => socket.get_ref(),
+            Self::OnRing(socket) => socket.socket(),
+        }
+    }
 }
 
 /// A connection that was accepted.
@@ -423,16 +443,17 @@ impl Listener {
     pub async fn accept(&self, options: &TcpOptions) -> io::Result<Accepted> {
         self.hand_down(options);
         loop {
-            let accepted = self
-                .socket
-                .async_io(Interest::READABLE, |socket| {
-                    let accepted = accept(socket);
-                    if accepted.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock) {
-                        self.has_older.store(false, Ordering::Relaxed);
-                    }
-                    accepted
-                })
-                .await;
+            let accept = |socket: &Socket| {
+                let accepted = accept(socket);
+                if accepted.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock) {
+                    self.has_older.store(false, Ordering::Relaxed);
+                }
+                accepted
+            };
+            let accepted = match &self.socket {
+                Listening::OnRuntime(socket) => socket.async_io(Interest::READABLE, accept).await,
+                Listening::OnRing(socket) => socket.accept(accept).await,
+            };
             match accepted {
                 Ok((fd, peer)) => {
                     // A client that has gone already has no address any more.
@@ -456,7 +477,7 @@ impl Listener {
             return;
         }
         // What cannot be set is not told, as with any other connection.
-        let _ = options.apply_to_listener(self.socket.get_ref());
+        let _ = options.apply_to_listener(self.socket.socket());
         *inherited = Some(options.clone());
         self.has_older.store(true, Ordering::Relaxed);
     }
@@ -527,7 +548,7 @@ impl AsFd for Bound {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.get_ref().as_fd()
+        self.socket.socket().as_fd()
     }
 }
 

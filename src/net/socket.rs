@@ -4,7 +4,7 @@
 //! nothing more is there costs no system call.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -70,6 +70,15 @@ impl LooseSocket {
         // A process of another PID namespace has the number 0 here, which rustix cannot express.
         let peer = getsockopt(socket, PeerCredentials).ok()?;
         Some(Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() })
+    }
+}
+
+impl From<LooseSocket> for OwnedFd {
+    fn from(socket: LooseSocket) -> Self {
+        match socket {
+            LooseSocket::Tcp(socket) => socket.into(),
+            LooseSocket::Unix(socket) => socket.into(),
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 //! turn instead of one for each read and write.
 //!
 //! Owns the ring (`kernel`, the one place with `unsafe`), what it knows of each socket (`reactor`), the sockets
-//! as the rest of the program sees them (`RingSocket`) and a worker's turns (`turn`). Above it nobody knows which
+//! as the rest of the program sees them (`RingSocket`, `RingListener`) and a worker's turns (`turn`). Above it nobody knows which
 //! driver a socket has. Where the kernel has no io_uring, or forbids it, nothing here is used.
 
 mod bell;
 mod kernel;
+mod listening;
 mod reactor;
 mod slot;
 mod socket;
@@ -15,6 +16,7 @@ mod turn;
 #[cfg(test)]
 mod tests;
 
+pub(super) use listening::RingListener;
 pub(super) use socket::RingSocket;
 
 use std::future::Future;

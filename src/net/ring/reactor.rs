@@ -20,7 +20,6 @@ use super::kernel::{Completion, Interest, Kernel, Wait};
 use super::slot::{
     Input, Life, Operation, Pace, Place, Slot, is_passing, peek_now, read_now, send_now, wait_in,
 };
-use crate::net::socket::LooseSocket;
 
 /// More than this is sent at once, without a copy.
 const COPY_BYTES_MAX: usize = 8 * 1024;
@@ -307,6 +306,8 @@ impl Reactor {
         slot.under_way &= !(Operation::Readable as u8);
         if matches!(slot.input, Input::Nothing) && !slot.is_under_way(Operation::Receive) {
             slot.input = Input::InSocket;
+            // Somebody logs in, or comes: more will follow.
+            self.news.traffic += u32::from(slot.reader.is_some());
             self.wakers.extend(slot.reader.take());
         }
         if slot.polled_for_watcher {
@@ -413,7 +414,7 @@ impl Reactor {
     }
 
     /// Gives a socket up. `socket` is closed when that is safe; without one, its new owner has it.
-    pub(super) fn abandon(&mut self, index: u32, socket: Option<LooseSocket>) {
+    pub(super) fn abandon(&mut self, index: u32, socket: Option<OwnedFd>) {
         let slot = &mut self.slots[index as usize];
         (slot.reader, slot.writer, slot.watcher) = (None, None, None);
         slot.life = Life::Leaving(socket);
@@ -632,6 +633,22 @@ impl Reactor {
             }
             seen => Poll::Ready(seen.map_err(io::Error::from)),
         }
+    }
+
+    /// Ready when somebody may have come to a listening socket.
+    pub(super) fn poll_arrival(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<()> {
+        let slot = &mut self.slots[index as usize];
+        if matches!(slot.input, Input::InSocket) {
+            return Poll::Ready(());
+        }
+        wait_in(&mut slot.reader, cx);
+        self.poll(index, Operation::Readable);
+        Poll::Pending
+    }
+
+    /// Nobody is there any more.
+    pub(super) fn no_arrival(&mut self, index: u32) {
+        self.slots[index as usize].input = Input::Nothing;
     }
 
     /// Takes back what was begun on a socket that changes its pace or its thread. `true`: something is to be read.

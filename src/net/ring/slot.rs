@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::task::{Context, Waker};
 
 use rustix::io::Errno;
@@ -10,7 +10,6 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use tokio::io::ReadBuf;
 
 use super::kernel::{BufferId, Token};
-use crate::net::socket::LooseSocket;
 
 /// How a socket is read and written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,7 +101,7 @@ pub(super) struct Slot {
 pub(super) enum Life {
     InUse,
     /// Nobody's any more: to be closed, if it is not another's, when nothing is under way.
-    Leaving(#[expect(dead_code, reason = "held open until then")] Option<LooseSocket>),
+    Leaving(#[expect(dead_code, reason = "held open until then")] Option<OwnedFd>),
     Free,
 }
 

@@ -4,7 +4,7 @@
 //! system calls that never wait. Dropping it closes the connection, once what was taken to be sent has been.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -27,9 +27,19 @@ pub struct RingSocket {
 }
 
 /// Where a socket is known.
-struct Home {
-    bell: Arc<Bell>,
-    index: u32,
+pub(super) struct Home {
+    pub(super) bell: Arc<Bell>,
+    pub(super) index: u32,
+}
+
+impl Home {
+    /// A new place on the calling thread's ring; `None`: it has none.
+    pub(super) fn of(fd: BorrowedFd<'_>) -> Option<Self> {
+        reactor::with(|reactor| {
+            let index = reactor.adopt(fd);
+            Self { bell: Arc::clone(&reactor.bell), index }
+        })
+    }
 }
 
 impl std::fmt::Debug for Home {
@@ -45,11 +55,7 @@ fn gone() -> io::Error {
 impl RingSocket {
     /// A socket on the calling thread's ring. Errors: the thread has none; the socket comes back.
     pub fn new(socket: LooseSocket) -> Result<Self, LooseSocket> {
-        let home = reactor::with(|reactor| {
-            let index = reactor.adopt(socket.as_fd());
-            Home { bell: Arc::clone(&reactor.bell), index }
-        });
-        match home {
+        match Home::of(socket.as_fd()) {
             Some(home) => Ok(Self { socket: Some(socket), home, pace: Pace::Direct }),
             None => Err(socket),
         }
@@ -248,7 +254,7 @@ impl Drop for RingSocket {
         let mut socket = Some(socket);
         let own = reactor::with(|reactor| {
             if Arc::ptr_eq(&reactor.bell, &self.home.bell) {
-                reactor.abandon(self.home.index, socket.take());
+                reactor.abandon(self.home.index, socket.take().map(OwnedFd::from));
             }
         });
         // On another thread: its ring must let go of the socket, else the other side does not hear that it is closed.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteEx
 use tokio::runtime::{Builder, Runtime};
 
 use super::kernel::{BUFFER_BYTES, Interest, Kernel, Token, Wait};
-use super::{Ring, RingSocket};
+use super::{Ring, RingListener, RingSocket};
 use crate::net::socket::LooseSocket;
 
 fn runtime() -> Runtime {
@@ -484,5 +484,30 @@ fn a_peek_leaves_the_bytes_where_they_are() {
         ours.read_exact(&mut all).await.unwrap();
         assert_eq!((&first, &all), (b"a", b"abc"));
         drop(late.join().unwrap());
+    });
+}
+
+#[test]
+fn a_listening_socket_hears_of_everybody_and_is_closed_when_it_is_dropped() {
+    on_ring(async {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(8).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let listener = RingListener::new(socket).unwrap();
+        for come in [1, 3, 1] {
+            let clients: Vec<_> = (0..come).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+            for client in clients {
+                let (_, peer) = listener.accept(socket2::Socket::accept).await.unwrap();
+                assert_eq!(peer.as_socket(), client.local_addr().ok());
+            }
+            let nobody = listener.accept(socket2::Socket::accept);
+            assert!(tokio::time::timeout(Duration::from_millis(5), nobody).await.is_err());
+        }
+        drop(listener);
+        while std::net::TcpStream::connect(address).is_ok() {
+            tokio::task::yield_now().await;
+        }
     });
 }
