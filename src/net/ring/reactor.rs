@@ -397,6 +397,7 @@ impl Reactor {
             named_in: self.submission.wrapping_sub(1),
             reads: 0,
             reads_in: 0,
+            is_bulk: false,
             life: Life::InUse,
         };
         match self.free.pop() {
@@ -492,12 +493,14 @@ impl Reactor {
                 let count = range.len().min(out.remaining());
                 out.put_slice(self.kernel.received(buffer, range.start..range.start + count));
                 range.start += count;
-                if range.start == range.end {
-                    let next = if *more { Input::InSocket } else { Input::Nothing };
-                    if let Input::Held { buffer, .. } = std::mem::replace(&mut slot.input, next) {
-                        self.kernel.release(buffer);
-                    }
+                if range.start < range.end {
+                    return Poll::Ready(Ok(()));
                 }
+                let next = if *more { Input::InSocket } else { Input::Nothing };
+                if let Input::Held { buffer, .. } = std::mem::replace(&mut slot.input, next) {
+                    self.kernel.release(buffer);
+                }
+                slot.top_up(fd, out);
                 return Poll::Ready(Ok(()));
             }
             Input::InSocket => {
@@ -517,7 +520,8 @@ impl Reactor {
                     }
                     Err(error) => slot.input = Input::Broken(error),
                     Ok(0) => slot.input = Input::End,
-                    Ok(_) => {
+                    Ok(count) => {
+                        slot.is_bulk = count > super::kernel::BUFFER_BYTES;
                         if out.remaining() > 0 {
                             slot.input = Input::Nothing;
                         }
@@ -535,7 +539,9 @@ impl Reactor {
         wait_in(&mut slot.reader, cx);
         let operation = match pace {
             // What is received ahead must fit in when it is read: then a conversation that may not go on has none.
-            Pace::Batched if out.remaining() >= super::kernel::BUFFER_BYTES => Operation::Receive,
+            Pace::Batched if !slot.is_bulk && out.remaining() >= super::kernel::BUFFER_BYTES => {
+                Operation::Receive
+            }
             Pace::Direct | Pace::Batched => Operation::Readable,
         };
         self.poll(index, operation);

@@ -94,6 +94,8 @@ pub(super) struct Slot {
     pub(super) named_in: u32,
     pub(super) reads: u8,
     pub(super) reads_in: u32,
+    /// The last read brought more than fits into a buffer of the ring's: the next goes past them.
+    pub(super) is_bulk: bool,
     pub(super) life: Life,
 }
 
@@ -108,6 +110,18 @@ pub(super) enum Life {
 impl Slot {
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.life, Life::Leaving(_))
+    }
+
+    /// Where a buffer of the ring's was too small for what came, reads the rest behind it: both are sent at once then.
+    /// What goes wrong shows in the next read.
+    pub(super) fn top_up(&mut self, fd: BorrowedFd<'_>, out: &mut ReadBuf<'_>) {
+        if !matches!(self.input, Input::InSocket) || out.remaining() == 0 {
+            return;
+        }
+        self.is_bulk = true;
+        if read_now(fd, out).is_ok_and(|count| count > 0) && out.remaining() > 0 {
+            self.input = Input::Nothing;
+        }
     }
 
     pub(super) fn is_under_way(&self, operation: Operation) -> bool {
