@@ -532,8 +532,8 @@ mod tests {
             size_of::<F>()
         }
         for (what, bytes, most) in [
-            ("the task of a session", task(Session::run), 768),
-            ("the driver", size_of::<Driver>(), 648),
+            ("the task of a session", task(Session::run), 776),
+            ("the driver", size_of::<Driver>(), 656),
             ("the relay", size_of::<Relay>(), 400),
             ("the entry on the roster", size_of::<ClientEntry>(), 300),
         ] {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use self::bulk::Bulk;
 use self::transfer::{Flush, receive, send, skip};
 use super::alarm::Alarm;
 use super::patience;
@@ -28,6 +29,7 @@ use crate::session::verdict::{CloseReason, Verdict};
 use crate::stats::{Disconnect, Replication, client_event};
 use crate::wire::Report;
 
+mod bulk;
 mod leaving;
 mod moving;
 mod showing;
@@ -104,6 +106,7 @@ pub struct Driver {
     alarm: Alarm,
     client_flush: Flush,
     server_flush: Flush,
+    bulk: Bulk,
     waiting_since: Option<Instant>,
     noticed: bool,
     /// When to give up on a client that is being sent away, or on the server of one that is gone.
@@ -186,6 +189,7 @@ impl Driver {
             alarm: Alarm::default(),
             client_flush: Flush::Done,
             server_flush: Flush::Done,
+            bulk: Bulk::default(),
             waiting_since: None,
             noticed: false,
             give_up: None,
@@ -252,6 +256,7 @@ impl Driver {
             progress |= !drained.server && self.read_server(cx, pace, &mut drained);
             progress |= self.write_client(cx);
             progress = progress || (pace == Pace::Free && self.mind_limits(cx));
+            progress |= self.has_paused(cx);
             if self.is_over(cx) {
                 return Poll::Ready(Outcome::Ended(self.ended.take().map_or(Ended::Vanished, |it| *it)));
             }
@@ -277,6 +282,7 @@ impl Driver {
             lease.unshield();
         }
         self.show(now);
+        self.set_thresholds();
         if let Some((session, verdict)) = self.relay.take_released() {
             self.take_leave(session, verdict, now);
         }
@@ -346,6 +352,7 @@ impl Driver {
 
     /// Gives a server back as the relay's verdict says.
     fn take_leave(&mut self, session: Box<crate::session::server::Server>, verdict: Verdict, now: Instant) {
+        self.expect_nothing();
         let Some(mut lease) = self.lease.take() else { return };
         if session.refused_write() {
             lease.pool().demoted(now);
@@ -395,6 +402,7 @@ impl Driver {
         if call == Call::Move || self.relay.closing().is_some() || self.client.is_none() {
             return Pace::Free;
         }
+        self.expect_nothing();
         let is_flushed = self.client_flush == Flush::Done && self.server_flush == Flush::Done;
         if is_flushed && self.relay.is_at_rest() && self.are_sockets_at_rest(cx) {
             self.participant.rest();
@@ -553,7 +561,9 @@ impl Driver {
                 drained.server = true;
                 return false;
             }
-            Poll::Ready(Ok(count)) if count > 0 => {}
+            Poll::Ready(Ok(count)) if count > 0 => {
+                self.bulk.came_from_server(count, self.worker.now.get());
+            }
             Poll::Ready(_) => {
                 self.event(|relay, turn| relay.on_server_gone(turn));
                 return true;

@@ -15,6 +15,7 @@ pub mod passing;
 pub mod ring;
 mod socket;
 mod stream;
+mod threshold;
 pub mod tls;
 
 pub use address::{Address, Credentials, Endpoint};

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::ring::RingSocket;
-use super::{Address, Credentials};
+use super::{Address, Credentials, threshold};
 
 /// A socket that belongs to the current runtime, or to the worker's ring.
 #[derive(Debug)]
@@ -202,6 +202,11 @@ impl Socket {
             Self::Ring(socket) => socket.poll_readable(cx),
             socket => socket.poll_peek(cx, &mut [0]).map(drop),
         }
+    }
+
+    /// Has the socket count as readable only when so many bytes are there; on a unix socket one is enough always.
+    pub(super) fn set_threshold(&self, bytes: usize) -> io::Result<()> {
+        if self.is_unix() { Ok(()) } else { threshold::set(self.descriptor()?, bytes) }
     }
 
     /// On a ring: what a conversation has begun is taken back, so that the socket may go to another thread.

@@ -244,6 +244,17 @@ impl Stream {
         self.socket().map_or(0, Socket::ahead)
     }
 
+    /// Whoever waits to read a plain stream is woken only when so many bytes are there, or the end; 1 is usual. Over TLS
+    /// nobody knows how many bytes on the way make how many.
+    ///
+    /// Errors: the connection is gone.
+    pub fn set_threshold(&self, bytes: usize) -> io::Result<()> {
+        match &self.0 {
+            Kind::Plain(socket) => socket.set_threshold(bytes),
+            Kind::Accepted(_) | Kind::Connected(_) => Ok(()),
+        }
+    }
+
     /// Waits for [`Self::poll_readable`]. Cancel safe.
     pub async fn readable(&mut self) {
         poll_fn(|cx| self.poll_readable(cx)).await;

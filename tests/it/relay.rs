@@ -87,6 +87,37 @@ fn a_parameter_of_32_mb_passes_in_little_memory() {
     assert!(grown < 16 << 20, "pgweir grew by {grown} bytes");
 }
 
+/// What is waited for in large pieces comes whole, and a small answer behind it is not waited for at all.
+#[test]
+fn small_answers_follow_large_ones_at_once() {
+    let pooler = Pooler::of(Cluster::shared());
+    let mut client = pooler.app();
+    for bytes in [30_000, 200_000, 5_000_000] {
+        assert_eq!(client.value(&format!("SELECT repeat('x', {bytes})")).len(), bytes);
+        assert_eq!(client.value("SELECT 1"), "1");
+        assert_eq!(client.value(&format!("SELECT length('{}')", "y".repeat(bytes))), bytes.to_string());
+        assert_eq!(client.value("SELECT 2"), "2");
+    }
+}
+
+/// A server that has sent much is expected to go on; where it does not, what it has sent is not held back.
+#[test]
+fn a_stream_that_pauses_is_passed_on_as_far_as_it_came() {
+    const ROWS: usize = 30_000;
+    let pooler = Pooler::of(Cluster::shared());
+    let mut client = pooler.app();
+    let mut key = pooler.app();
+    key.query("BEGIN; SELECT pg_advisory_xact_lock(4711)");
+    let last = "CASE WHEN i = 30000 THEN pg_advisory_xact_lock(4711) IS NULL END";
+    client.send(&query(&format!("SELECT repeat('x', 1000), {last} FROM generate_series(1, {ROWS}) i")));
+    // PostgreSQL keeps back less than 8 KiB.
+    for row in 0..ROWS - 10 {
+        assert!(client.next().is_some(), "row {row} comes while the server waits");
+    }
+    key.query("COMMIT");
+    assert_eq!(client.ready().last().map(|it| it.tag), Some(b'Z'));
+}
+
 #[test]
 fn a_client_that_does_not_read_holds_up_nobody_and_takes_little_memory() {
     let pooler = Pooler::of(Cluster::shared());

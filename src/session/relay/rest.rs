@@ -29,6 +29,16 @@ impl Relay {
             && self.server.as_ref().is_none_or(|it| it.queue.iter().all(passes))
     }
 
+    /// How many bytes of the client's message under way are yet to come; 0: its length is not known, or there is none.
+    pub fn client_rest(&self) -> usize {
+        self.up_rest.bytes
+    }
+
+    /// How many bytes of the server's message under way are yet to come; 0: its length is not known, or there is none.
+    pub fn server_rest(&self) -> usize {
+        self.down_rest.bytes
+    }
+
     /// How many bytes of the client complete what it has begun to say; 0: it is at the end of a message.
     pub fn client_lacks(&self) -> usize {
         lacks(&self.up, self.up_rest)
