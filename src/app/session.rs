@@ -532,7 +532,7 @@ mod tests {
             size_of::<F>()
         }
         for (what, bytes, most) in [
-            ("the task of a session", task(Session::run), 776),
+            ("the task of a session", task(Session::run), 784),
             ("the driver", size_of::<Driver>(), 656),
             ("the relay", size_of::<Relay>(), 400),
             ("the entry on the roster", size_of::<ClientEntry>(), 300),

@@ -9,24 +9,19 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::io::ReadBuf;
 
 use super::bell::{Bell, Letter};
 use super::kernel::{Completion, Interest, Kernel, Wait};
-use super::slot::{
-    Input, Life, Operation, Pace, Place, Slot, is_passing, peek_now, read_now, send_now, wait_in,
-};
+use super::slot::{Input, Life, Operation, Slot, is_passing};
 
-/// More than this is sent at once, without a copy.
-const COPY_BYTES_MAX: usize = 8 * 1024;
-/// Direct reads of one socket before the others have their turn.
-const READS_MAX: u8 = 4;
 /// How often what is left is submitted when the ring ends: the kernel may have no room at first.
 const FINISH_TRIES_MAX: u32 = 16;
+
+mod sockets;
 
 thread_local! {
     static CURRENT: RefCell<Option<Reactor>> = const { RefCell::new(None) };
@@ -472,237 +467,6 @@ impl Reactor {
             Operation::Receive => self.kernel.receive(slot.fd, operation.token(index)),
             Operation::Writable => self.kernel.poll(slot.fd, Interest::Writable, operation.token(index)),
             _ => self.kernel.poll(slot.fd, Interest::Readable, operation.token(index)),
-        }
-    }
-
-    /// Reads what is there into `out`, of which no byte is to be looked at before. `Ok(0)` is the end.
-    pub(super) fn poll_read(
-        &mut self,
-        place: Place<'_>,
-        pace: Pace,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let submission = self.submission;
-        let Place { index, fd } = place;
-        let slot = &mut self.slots[index as usize];
-        slot.watcher = None;
-        match &mut slot.input {
-            Input::Nothing => {}
-            Input::Held { buffer, range, more } => {
-                let count = range.len().min(out.remaining());
-                out.put_slice(self.kernel.received(buffer, range.start..range.start + count));
-                range.start += count;
-                if range.start < range.end {
-                    return Poll::Ready(Ok(()));
-                }
-                let next = if *more { Input::InSocket } else { Input::Nothing };
-                if let Input::Held { buffer, .. } = std::mem::replace(&mut slot.input, next) {
-                    self.kernel.release(buffer);
-                }
-                slot.top_up(fd, out);
-                return Poll::Ready(Ok(()));
-            }
-            Input::InSocket => {
-                if slot.reads_in != submission {
-                    (slot.reads_in, slot.reads) = (submission, 0);
-                }
-                if slot.reads >= READS_MAX {
-                    self.later.push(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                slot.reads += 1;
-                match read_now(fd, out) {
-                    Err(Errno::AGAIN) => slot.input = Input::Nothing,
-                    Err(Errno::INTR) => {
-                        self.later.push(cx.waker().clone());
-                        return Poll::Pending;
-                    }
-                    Err(error) => slot.input = Input::Broken(error),
-                    Ok(0) => slot.input = Input::End,
-                    Ok(count) => {
-                        slot.is_bulk = count > super::kernel::BUFFER_BYTES;
-                        if out.remaining() > 0 {
-                            slot.input = Input::Nothing;
-                        }
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-            }
-            Input::End | Input::Broken(_) => {}
-        }
-        match slot.input {
-            Input::End => return Poll::Ready(Ok(())),
-            Input::Broken(error) => return Poll::Ready(Err(error.into())),
-            _ => {}
-        }
-        wait_in(&mut slot.reader, cx);
-        let operation = match pace {
-            // What is received ahead must fit in when it is read: then a conversation that may not go on has none.
-            Pace::Batched if !slot.is_bulk && out.remaining() >= super::kernel::BUFFER_BYTES => {
-                Operation::Receive
-            }
-            Pace::Direct | Pace::Batched => Operation::Readable,
-        };
-        self.poll(index, operation);
-        Poll::Pending
-    }
-
-    /// Sends, or takes to be sent with the next submission.
-    pub(super) fn poll_write(
-        &mut self,
-        place: Place<'_>,
-        pace: Pace,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let Place { index, fd } = place;
-        if self.slots[index as usize].queued.is_some() {
-            // What was taken before must be with the kernel before more is: else it might be overtaken.
-            self.enter(Wait::No)?;
-        }
-        let slot = &mut self.slots[index as usize];
-        slot.watcher = None;
-        if let Some(failure) = slot.failure {
-            return Poll::Ready(Err(failure.into()));
-        }
-        if !slot.unsent.is_empty() || slot.queued.is_some() {
-            wait_in(&mut slot.writer, cx);
-            return Poll::Pending;
-        }
-        let bytes: usize = slices.iter().map(|it| it.len()).sum();
-        if pace == Pace::Batched
-            && bytes <= COPY_BYTES_MAX
-            && let Some(place) = self.kernel.send(slot.fd, slices, Operation::Send.token(index))
-        {
-            slot.queued = Some(place);
-            slot.named_in = self.submission;
-            self.queued.push(index);
-            return Poll::Ready(Ok(bytes));
-        }
-        match send_now(fd, slices) {
-            Ok(count) => Poll::Ready(Ok(count)),
-            Err(Errno::AGAIN) => {
-                wait_in(&mut slot.writer, cx);
-                self.poll(index, Operation::Writable);
-                Poll::Pending
-            }
-            Err(Errno::INTR) => {
-                self.later.push(cx.waker().clone());
-                Poll::Pending
-            }
-            Err(error) => {
-                slot.failure = Some(error);
-                Poll::Ready(Err(error.into()))
-            }
-        }
-    }
-
-    /// Ready when all that was taken to be sent is with the kernel, or can't be sent.
-    pub(super) fn poll_sent(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<()> {
-        if self.slots[index as usize].queued.is_some() && self.enter(Wait::No).is_err() {
-            return Poll::Ready(());
-        }
-        let slot = &mut self.slots[index as usize];
-        if slot.failure.is_some() || (slot.unsent.is_empty() && slot.queued.is_none()) {
-            return Poll::Ready(());
-        }
-        wait_in(&mut slot.writer, cx);
-        Poll::Pending
-    }
-
-    /// Ready with the bytes seen, of which 0 means the end; they stay where they are.
-    pub(super) fn poll_peek(
-        &mut self,
-        place: Place<'_>,
-        cx: &mut Context<'_>,
-        out: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let Place { index, fd } = place;
-        let slot = &mut self.slots[index as usize];
-        match &slot.input {
-            Input::Held { buffer, range, .. } => {
-                let count = range.len().min(out.len());
-                out[..count].copy_from_slice(self.kernel.received(buffer, range.start..range.start + count));
-                return Poll::Ready(Ok(count));
-            }
-            Input::End => return Poll::Ready(Ok(0)),
-            Input::Broken(error) => return Poll::Ready(Err((*error).into())),
-            Input::Nothing | Input::InSocket => {}
-        }
-        match peek_now(fd, out) {
-            Err(Errno::AGAIN | Errno::INTR) => {
-                slot.input = Input::Nothing;
-                wait_in(&mut slot.reader, cx);
-                self.poll(index, Operation::Readable);
-                Poll::Pending
-            }
-            seen => Poll::Ready(seen.map_err(io::Error::from)),
-        }
-    }
-
-    /// Ready when somebody may have come to a listening socket.
-    pub(super) fn poll_arrival(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<()> {
-        let slot = &mut self.slots[index as usize];
-        if matches!(slot.input, Input::InSocket) {
-            return Poll::Ready(());
-        }
-        wait_in(&mut slot.reader, cx);
-        self.poll(index, Operation::Readable);
-        Poll::Pending
-    }
-
-    /// Nobody is there any more.
-    pub(super) fn no_arrival(&mut self, index: u32) {
-        self.slots[index as usize].input = Input::Nothing;
-    }
-
-    /// Takes back what was begun on a socket that changes its pace or its thread. `true`: something is to be read.
-    ///
-    /// Errors: what was taken to be sent has not been, or the ring is broken: the socket is of no use.
-    pub(super) fn calm(&mut self, place: Place<'_>) -> io::Result<bool> {
-        let Place { index, fd } = place;
-        if self.slots[index as usize].queued.is_some() {
-            self.enter(Wait::No)?;
-        }
-        if self.slots[index as usize].is_under_way(Operation::Receive) {
-            // Only what was submitted can be taken back.
-            self.enter(Wait::No)?;
-            if self.slots[index as usize].is_under_way(Operation::Receive) {
-                // Where it is not found it has completed.
-                let _ = self.kernel.cancel_now(Operation::Receive.token(index));
-                self.enter(Wait::No)?;
-            }
-        }
-        let slot = &mut self.slots[index as usize];
-        let is_quiet = slot.queued.is_none() && slot.unsent.is_empty() && slot.failure.is_none();
-        if !is_quiet || slot.is_under_way(Operation::Receive) {
-            slot.failure.get_or_insert(Errno::PIPE);
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        slot.reader = None;
-        if matches!(slot.input, Input::InSocket) && matches!(peek_now(fd, &mut [0]), Err(Errno::AGAIN)) {
-            slot.input = Input::Nothing;
-        }
-        Ok(!matches!(slot.input, Input::Nothing))
-    }
-
-    /// How many bytes that were received wait in a buffer.
-    pub(super) fn held(&self, index: u32) -> usize {
-        match &self.slots[index as usize].input {
-            Input::Held { range, .. } => range.len(),
-            _ => 0,
-        }
-    }
-
-    /// Has an idle socket watched, soon: one that is used again at once need not be.
-    pub(super) fn watch(&mut self, index: u32, cx: &mut Context<'_>) {
-        let slot = &mut self.slots[index as usize];
-        wait_in(&mut slot.watcher, cx);
-        (slot.watched_since, slot.polled_for_watcher) = (self.tick, false);
-        if !slot.listed && !slot.is_under_way(Operation::Readable) {
-            slot.listed = true;
-            self.unwatched.push(index);
         }
     }
 }
