@@ -511,3 +511,21 @@ fn a_listening_socket_hears_of_everybody_and_is_closed_when_it_is_dropped() {
         }
     });
 }
+
+#[test]
+fn a_receive_is_taken_back_also_behind_many_others_that_are_due() {
+    on_ring(async {
+        let mut others: Vec<_> = (0..100).map(|_| batched()).collect();
+        let (mut ours, mut theirs) = batched();
+        others.iter_mut().for_each(|(socket, _)| begin_to_read(socket));
+        begin_to_read(&mut ours);
+        turned().await;
+        others.iter_mut().for_each(|(_, other)| other.write_all(b"x").unwrap());
+        assert!(ours.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending());
+        ours.write_all(b"it is still of use").await.unwrap();
+        sent(&ours).await;
+        let mut heard = [0; 18];
+        theirs.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"it is still of use");
+    });
+}
