@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use socket2::Socket;
 
@@ -41,20 +42,21 @@ impl RingListener {
         &self,
         mut accept: impl FnMut(&Socket) -> io::Result<T>,
     ) -> io::Result<T> {
-        let index = self.home.index;
         loop {
-            let gone = || io::Error::from(io::ErrorKind::NotConnected);
-            poll_fn(|cx| {
-                self.on_ring(|it| it.poll_arrival(index, cx))
-                    .map_or_else(|| std::task::Poll::Ready(Err(gone())), |polled| polled.map(Ok))
-            })
-            .await?;
+            poll_fn(|cx| self.poll_arrival(cx)).await?;
             match accept(self.socket()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let _ = self.on_ring(|it| it.no_arrival(index));
+                    let _ = self.on_ring(|it| it.no_arrival(self.home.index));
                 }
                 accepted => return accepted,
             }
+        }
+    }
+
+    fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.on_ring(|it| it.poll_arrival(self.home.index, cx)) {
+            Some(polled) => polled.map(Ok),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
