@@ -5,12 +5,10 @@
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use socket2::Socket;
 
-use super::reactor::{self, Reactor};
 use super::socket::Home;
 
 /// A socket that listens, and its place on a ring.
@@ -46,7 +44,7 @@ impl RingListener {
             poll_fn(|cx| self.poll_arrival(cx)).await?;
             match accept(self.socket()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let _ = self.on_ring(|it| it.no_arrival(self.home.index));
+                    let _ = self.home.with(|it| it.no_arrival(self.home.index));
                 }
                 accepted => return accepted,
             }
@@ -54,15 +52,10 @@ impl RingListener {
     }
 
     fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.on_ring(|it| it.poll_arrival(self.home.index, cx)) {
+        match self.home.with(|it| it.poll_arrival(self.home.index, cx)) {
             Some(polled) => polled.map(Ok),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
-    }
-
-    /// Does something on the ring that it is on, where that is the calling thread's.
-    fn on_ring<T>(&self, run: impl FnOnce(&mut Reactor) -> T) -> Option<T> {
-        reactor::with(|it| Arc::ptr_eq(&it.bell, &self.home.bell).then(|| run(it))).flatten()
     }
 }
 
@@ -70,6 +63,6 @@ impl Drop for RingListener {
     fn drop(&mut self) {
         let mut socket = self.socket.take().map(Into::into);
         let index = self.home.index;
-        let _ = self.on_ring(|it| it.abandon(index, socket.take()));
+        let _ = self.home.with(|it| it.abandon(index, socket.take()));
     }
 }

@@ -40,6 +40,11 @@ impl Home {
             Self { bell: Arc::clone(&reactor.bell), index }
         })
     }
+
+    /// Does something on the ring, if it is the calling thread's.
+    pub(super) fn with<T>(&self, run: impl FnOnce(&mut Reactor) -> T) -> Option<T> {
+        reactor::with(|reactor| Arc::ptr_eq(&reactor.bell, &self.bell).then(|| run(reactor))).flatten()
+    }
 }
 
 impl std::fmt::Debug for Home {
@@ -169,11 +174,7 @@ impl RingSocket {
     /// Does something on the ring that it is on, if that is the calling thread's.
     fn on_own_ring<T>(&self, run: impl FnOnce(&mut Reactor, Place<'_>) -> T) -> Option<T> {
         let fd = self.socket.as_ref()?.as_fd();
-        reactor::with(|reactor| {
-            let place = Place { index: self.home.index, fd };
-            Arc::ptr_eq(&reactor.bell, &self.home.bell).then(|| run(reactor, place))
-        })
-        .flatten()
+        self.home.with(|reactor| run(reactor, Place { index: self.home.index, fd }))
     }
 
     /// The socket, for a thread that is not its worker's. Errors: its worker may have begun something on it.
@@ -252,13 +253,10 @@ impl Drop for RingSocket {
     fn drop(&mut self) {
         let Some(socket) = self.socket.take() else { return };
         let mut socket = Some(socket);
-        let own = reactor::with(|reactor| {
-            if Arc::ptr_eq(&reactor.bell, &self.home.bell) {
-                reactor.abandon(self.home.index, socket.take().map(OwnedFd::from));
-            }
-        });
+        let index = self.home.index;
+        let own = self.home.with(|reactor| reactor.abandon(index, socket.take().map(OwnedFd::from)));
         // On another thread: its ring must let go of the socket, else the other side does not hear that it is closed.
-        if own.is_none() || socket.is_some() {
+        if own.is_none() {
             drop(socket);
             self.home.bell.send(Letter::Forget(self.home.index));
         }
