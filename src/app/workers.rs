@@ -319,9 +319,7 @@ async fn run(post: Post) {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(arrival) = inbox.arrivals.recv() => crew.take(arrival),
-            Some(door) = inbox.doors.recv() => {
-                door.open(crew.clone());
-            }
+            Some(door) = inbox.doors.recv() => door.open(crew.clone()),
             Some(errand) = inbox.errands.recv() => {
                 let process = Arc::clone(&crew.process);
                 tokio::task::spawn_local(async move { opener::run(&process, id, errand).await });

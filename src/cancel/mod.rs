@@ -193,8 +193,8 @@ impl<C: Connection> Registry<C> {
         self.owners.shrink_to_fit();
     }
 
-    /// Mints a key for a client that speaks protocol 3.`minor`, which is to be told it. Among peers it is as short as in protocol 3.0, for a
-    /// PgBouncer passes on no longer one.
+    /// Mints a key for a client that speaks protocol 3.`minor`, which is to be told it. Among peers it is as short as in
+    /// protocol 3.0, for a PgBouncer passes on no longer one.
     ///
     /// Errors: no random bytes, or no free key.
     pub fn mint(self: &Arc<Self>, minor: u16, caller: &Arc<Caller<C>>) -> Result<Minted<C>, MintError> {

@@ -506,9 +506,9 @@ impl Driver {
                 lease.stream.begin_conversation();
                 self.lease = Some(lease);
                 self.event(|relay, turn| relay.on_granted(session, rules, turn));
-                if self.relay.is_adjusting() {
+                if let (Some(lease), true) = (&self.lease, self.relay.is_adjusting()) {
                     // Until the server is as the client wants it, nothing of the client's runs there.
-                    self.lease.as_ref().inspect(|it| it.shield());
+                    lease.shield();
                     self.name_server();
                 }
             }

@@ -189,7 +189,7 @@ impl Parameters {
         }
         let agrees = self.agrees_with(server);
         if agrees {
-            self.lend(server);
+            *server = self.clone();
         }
         agrees
     }

@@ -448,10 +448,9 @@ impl Relay {
     /// Gives the answers that are the pooler's own and whose turn has come.
     #[inline]
     fn give_answers(&mut self, turn: &mut Turn<'_>) {
-        let is_due = self.server.as_ref().is_some_and(|it| it.queue.has_answer());
-        // It would land in the middle of a message.
-        let may_be_given = self.down_rest.bytes == 0;
-        if is_due && may_be_given {
+        // Else it would land in the middle of a message.
+        let is_between_messages = self.down_rest.bytes == 0;
+        if is_between_messages && self.server.as_ref().is_some_and(|it| it.queue.has_answer()) {
             self.give_answers_due(turn);
         }
     }
