@@ -20,6 +20,9 @@ use super::socket::{LooseSocket, Slot, Socket};
 use super::tls::{self, PeerCertificate, cipher_name, version_name};
 use super::{Address, Credentials, Passer, Shared};
 
+/// After a record of so many bytes there is likely to be another; PostgreSQL fills them with 8 KiB.
+const LONG_RECORD: usize = 4 * 1024;
+
 /// A connection's bytes.
 pub struct Stream(Kind);
 
@@ -212,7 +215,11 @@ impl Stream {
                 tls.poll_readable(cx)
             }
             Kind::Connected(tls) => {
-                calm(tls.get_mut().0);
+                if !has_plain(tls)
+                    && let Some(socket) = &mut tls.get_mut().0.0
+                {
+                    ready!(socket.poll_readable(cx));
+                }
                 Pin::new(&mut **tls).poll_fill_buf(cx).map(drop)
             }
         }
@@ -304,6 +311,38 @@ fn first_of(bytes: &[u8], byte: &mut [u8; 1]) -> usize {
     count
 }
 
+/// Whether bytes have been decrypted that nobody has read yet.
+fn has_plain(tls: &client::TlsStream<Slot>) -> bool {
+    !tls.get_ref().1.wants_read()
+}
+
+/// Reads what there is. Who has sent a short record has answered, and is not asked for another: where a ring drives the
+/// socket that would have a receive under way which must be taken back before the server can rest.
+fn poll_read_records(
+    tls: &mut client::TlsStream<Slot>,
+    cx: &mut Context<'_>,
+    out: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let before = out.filled().len();
+    loop {
+        let count = match Pin::new(&mut *tls).poll_fill_buf(cx) {
+            Poll::Ready(Ok(plain)) => {
+                let count = plain.len().min(out.remaining());
+                out.put_slice(&plain[..count]);
+                count
+            }
+            // It shows in the next read.
+            _ if out.filled().len() > before => return Poll::Ready(Ok(())),
+            waits_or_failed => return waits_or_failed.map_ok(drop),
+        };
+        Pin::new(&mut *tls).consume(count);
+        let goes_on = has_plain(tls) || count >= LONG_RECORD;
+        if count == 0 || out.remaining() == 0 || !goes_on {
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
 fn calm(slot: &mut Slot) {
     if let Some(socket) = &mut slot.0 {
         socket.calm();
@@ -349,7 +388,7 @@ impl AsyncRead for Stream {
         match &mut self.get_mut().0 {
             Kind::Plain(socket) => Pin::new(socket).poll_read(cx, out),
             Kind::Accepted(tls) => Pin::new(&mut **tls).poll_read(cx, out),
-            Kind::Connected(tls) => Pin::new(&mut **tls).poll_read(cx, out),
+            Kind::Connected(tls) => poll_read_records(tls, cx, out),
         }
     }
 }

@@ -474,6 +474,42 @@ async fn an_idle_stream_is_readable_only_when_there_is_something_to_read() {
     }
 }
 
+#[test]
+fn over_a_ring_nothing_is_received_from_a_server_that_has_answered() {
+    let authority = Authority::new();
+    authority.sign("server", for_hosts(&["localhost"]));
+    let (done, ended) = std::sync::mpsc::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let test = async move {
+        let accepting = accepting(SslMode::Require, &authority, "server");
+        let met = meet(&accepting, &connecting(SslMode::Require, None), "localhost").await;
+        let (mut ours, mut theirs) =
+            (met.client.unwrap().detach().unwrap().attach().unwrap(), met.server.unwrap());
+        ours.begin_conversation();
+        let mut buffer = [0; 16 * 1024];
+        for turn in ["first", "again"] {
+            ours.write_all(turn.as_bytes()).await.unwrap();
+            ours.flush().await.unwrap();
+            theirs.read_exact(&mut buffer[..turn.len()]).await.unwrap();
+            theirs.write_all(b"answer").await.unwrap();
+            theirs.flush().await.unwrap();
+            assert_eq!(ours.read(&mut buffer).await.unwrap(), 6, "{turn}");
+        }
+        theirs.write_all(b"notice").await.unwrap();
+        theirs.flush().await.unwrap();
+        for _ in 0..10 {
+            // The ring is entered each time.
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ours.ahead(), 0, "it can rest as it is");
+        ours.readable().await;
+        assert_eq!(ours.read(&mut buffer).await.unwrap(), 6);
+        done.send(()).unwrap();
+    };
+    crate::net::ring::Ring::new().expect("this kernel has rings").block_on(&runtime, test).unwrap();
+    ended.try_recv().expect("the test has come to its end");
+}
+
 async fn is_silent(stream: &mut Stream) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(stream.poll_readable(cx).is_pending())).await
 }
