@@ -278,8 +278,9 @@ impl Driver {
         };
         let result = event(&mut self.relay, &mut turn);
         let now = turn.now;
-        if let (Some(lease), false) = (&self.lease, self.relay.is_adjusting()) {
-            lease.unshield();
+        if let Some(lease) = &self.lease {
+            // Until the server is as the client wants it, nothing of the client's runs there.
+            if self.relay.is_adjusting() { lease.shield() } else { lease.unshield() }
         }
         self.show(now);
         self.set_thresholds();
@@ -506,9 +507,7 @@ impl Driver {
                 lease.stream.begin_conversation();
                 self.lease = Some(lease);
                 self.event(|relay, turn| relay.on_granted(session, rules, turn));
-                if let (Some(lease), true) = (&self.lease, self.relay.is_adjusting()) {
-                    // Until the server is as the client wants it, nothing of the client's runs there.
-                    lease.shield();
+                if self.relay.is_adjusting() {
                     self.name_server();
                 }
             }

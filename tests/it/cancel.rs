@@ -126,6 +126,34 @@ fn a_cancel_of_an_idle_client_hits_nobody_elses_query() {
     assert_eq!(idle.value("SELECT 'alive'"), "alive");
 }
 
+/// The client's settings are set when it gets a server, and again after its RESET ALL. The server looks this one up in
+/// a table, and so can be kept waiting.
+#[test]
+fn a_cancel_passes_by_what_the_pooler_asks_the_server_for() {
+    let cluster = Cluster::private(&[]);
+    let pooler = Pooler::of(&cluster);
+    let mut client = pooler.dial();
+    let options = "-c default_text_search_config=pg_catalog.german";
+    client.login(&[("user", "app"), ("database", "app"), ("options", options)], "").unwrap();
+    // Who connects looks it up as well: these are connected before the table is locked.
+    let (mut admin, mut watcher) = (cluster.connect("app", "postgres"), cluster.connect("app", "postgres"));
+    let waits =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
+    for before in [&[][..], &["BEGIN", "RESET ALL"]] {
+        // The server is to forget what it knows of the table.
+        admin.query("VACUUM FULL pg_catalog.pg_ts_config");
+        admin.query("BEGIN");
+        admin.query("LOCK TABLE pg_catalog.pg_ts_config IN ACCESS EXCLUSIVE MODE");
+        before.iter().for_each(|sql| drop(client.query(sql)));
+        client.send(&query("SHOW default_text_search_config"));
+        eventually("the server waits", || watcher.value(waits) == "1");
+        cancel(&pooler, &client);
+        assert!(client.is_silent_for(Duration::from_millis(300)), "after {before:?}");
+        admin.query("ROLLBACK");
+        assert_eq!(rows(&client.ready()), [[Some("pg_catalog.german".to_owned())]], "after {before:?}");
+    }
+}
+
 #[test]
 fn the_key_of_a_client_that_left_is_void() {
     let pooler = Setup::of(Cluster::shared()).set("default_pool_size", "1").start();

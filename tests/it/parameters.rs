@@ -149,12 +149,24 @@ fn reset_all_comes_back_to_the_clients_own_start_up_parameters() {
         let pooler = Setup::of(Cluster::shared()).set("pool_mode", &format!("{mode:?}")).start();
         // So that the server was not started by the client that is asked.
         pooler.app().query("SELECT 1");
-        let mut client = login(&pooler, &[("application_name", "mine"), ("TimeZone", "Asia/Tokyo")]);
+        let timeout = ("options", "-c statement_timeout=77s");
+        let mut client = login(&pooler, &[("application_name", "mine"), ("TimeZone", "Asia/Tokyo"), timeout]);
+        let is_as_it_came = |client: &mut Raw, after: &str| {
+            assert_eq!(client.value("SHOW application_name"), "mine", "{after} in {mode} mode");
+            assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo", "{after} in {mode} mode");
+            assert_eq!(client.value("SHOW statement_timeout"), "77s", "{after} in {mode} mode");
+        };
         for reset in ["RESET ALL", "DISCARD ALL", "RESET application_name"] {
             client.query("SET application_name = 'other'");
             client.query(reset);
-            assert_eq!(client.value("SHOW application_name"), "mine", "{reset} in {mode} mode");
-            assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo", "{reset} in {mode} mode");
+            is_as_it_came(&mut client, reset);
+        }
+        for end in ["COMMIT", "ROLLBACK"] {
+            client.query("BEGIN");
+            client.query("RESET ALL");
+            is_as_it_came(&mut client, "RESET ALL in a transaction");
+            client.query(end);
+            is_as_it_came(&mut client, end);
         }
     }
 }
