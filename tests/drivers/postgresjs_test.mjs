@@ -56,9 +56,13 @@ for await (const chunk of await sql`COPY (SELECT n FROM ${table} WHERE n >= 1000
 same(copied.split("\n").length - 1, 2000);
 ok("COPY");
 
-const slow = sql`SELECT pg_sleep(30)`;
-setTimeout(() => slow.cancel(), 300);
-await fails(slow, "57014");
+const slow = sql.unsafe(`SELECT pg_sleep(30) AS mark_${mark}`);
+const ended = fails(slow, "57014");
+// Before it runs there is nothing to cancel.
+const running = () => sql`SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE ${`%pg_sleep(30) AS mark_${mark}`}`;
+while ((await running()).length === 0);
+slow.cancel();
+await ended;
 same((await sql`SELECT 'alive' AS it`)[0].it, "alive");
 ok("cancel");
 

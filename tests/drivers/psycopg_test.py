@@ -149,17 +149,26 @@ def settings():
 
 
 def cancel():
-    with connect(autocommit=True) as conn:
-        timer = threading.Timer(0.3, conn.cancel_safe)
-        timer.start()
+    with connect(autocommit=True) as conn, connect(autocommit=True) as other:
+        sleep = f"SELECT pg_sleep(30) AS mark_{MARK}"
+
+        def cancel_what_runs():
+            # Before it runs there is nothing to cancel.
+            running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = %s"
+            while other.execute(running, (sleep,)).fetchone()[0] == 0:
+                pass
+            conn.cancel_safe()
+
+        canceller = threading.Thread(target=cancel_what_runs, daemon=True)
+        canceller.start()
         begin = time.monotonic()
         try:
-            conn.execute("SELECT pg_sleep(30)")
+            conn.execute(sleep)
             raise AssertionError("was not cancelled")
         except psycopg.errors.QueryCanceled:
             pass
         assert time.monotonic() - begin < 10
-        timer.join()
+        canceller.join()
         same(conn.execute("SELECT 'alive'").fetchone()[0], "alive")
     ok("cancel")
 

@@ -338,6 +338,7 @@ fn a_console_command_that_waits_can_be_cancelled() {
     client.query("BEGIN");
     let mut console = pooler.console();
     console.send(&query("PAUSE"));
+    eventually("it is paused", || pooler.is("paused"));
     assert!(console.is_silent_for(Duration::from_millis(200)));
     let mut canceller = pooler.dial();
     canceller.send(&cancel_request(console.pid, &console.key));

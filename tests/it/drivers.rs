@@ -252,11 +252,14 @@ async fn tokio_postgres_in_transaction_mode() {
         client.copy_out(&format!("COPY {table} TO STDOUT")).await.unwrap().try_collect().await.unwrap();
     assert_eq!(copied.len(), 10_000);
     let token = client.cancel_token();
+    let sleep = format!("SELECT pg_sleep(30) AS {table}");
+    let running = format!("state = 'active' AND query = '{sleep}'");
     let cancel = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let runs = move || eventually("the query runs", || Cluster::shared().connections(&running) == 1);
+        tokio::task::spawn_blocking(runs).await.unwrap();
         token.cancel_query(NoTls).await.unwrap();
     };
-    let (slept, ()) = future::join(client.batch_execute("SELECT pg_sleep(30)"), cancel).await;
+    let (slept, ()) = future::join(client.batch_execute(&sleep), cancel).await;
     assert_eq!(slept.unwrap_err().code().unwrap().code(), "57014");
     client.batch_execute(&format!("DROP TABLE {table}")).await.unwrap();
 }

@@ -74,9 +74,7 @@ fn usr1_pauses_and_usr2_resumes() {
     let mut client = pooler.app();
     client.query("SELECT 1");
     pooler.signal(Signal::USR1);
-    let paused =
-        || pooler.show("SHOW STATE").iter().any(|row| row["key"] == "paused" && row["value"] == "yes");
-    eventually("it is paused", paused);
+    eventually("it is paused", || pooler.is("paused"));
     client.send(&query("SELECT 'after'"));
     assert!(client.is_silent_for(Duration::from_millis(300)));
     pooler.signal(Signal::USR2);

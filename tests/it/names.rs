@@ -148,7 +148,7 @@ fn a_silent_name_server_holds_up_nobody_elses_queries() {
     let dns = NameServer::start();
     let pooler = setup(&dns)
         .database("near", &format!("host = \"127.0.0.1\"\nport = {}\ndbname = \"app\"", cluster().port))
-        .set("server_connect_timeout", "\"300ms\"")
+        .set("server_connect_timeout", "\"800ms\"")
         .set("dns_nxdomain_ttl", "\"10ms\"")
         .start();
     dns.answers().is_silent = true;

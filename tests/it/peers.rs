@@ -1,5 +1,6 @@
 //! Several processes behind one port: a cancel request finds its client in whichever process it is.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use crate::support::pgbouncer;
@@ -27,11 +28,14 @@ impl Group {
             }
             change(number, setup).launch()
         };
-        let members: Vec<_> = (1..).zip(&directories).map(member).collect();
-        for directory in &directories {
-            eventually("all listen", || directory.join(format!(".s.PGSQL.{port}")).exists());
+        let group = Self { members: (1..).zip(&directories).map(member).collect() };
+        for (number, directory) in (1..).zip(&directories) {
+            let socket = directory.join(format!(".s.PGSQL.{port}"));
+            eventually("all listen", || UnixStream::connect(&socket).is_ok());
+            // Whoever is served listens on the port, too.
+            group.show(number, "SHOW VERSION");
         }
-        Self { members }
+        group
     }
 
     fn member(&self, number: usize) -> &Pooler {

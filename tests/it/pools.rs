@@ -1,8 +1,10 @@
 //! Pools and modes: who shares which servers, and how many there may be.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
+use crate::support::PATIENCE;
 use crate::support::prelude::*;
 
 fn backend(client: &mut Raw) -> String {
@@ -130,17 +132,25 @@ fn the_mode_of_a_user_goes_before_the_databases_before_the_global_one() {
 }
 
 /// Runs short queries from all of these clients at once and gives the most connections to PostgreSQL that
-/// the kernel knew at a time.
-fn most_servers(cluster: &Cluster, pooler: &Pooler, clients: &[(&'static str, &'static str)]) -> usize {
+/// the kernel knew at a time. The clients go on until it has known as many as there may be.
+fn most_servers(
+    cluster: &Cluster,
+    pooler: &Pooler,
+    clients: &[(&'static str, &'static str)],
+    limit: usize,
+) -> usize {
     let (done, finished) = mpsc::channel::<()>();
-    let address = pooler.address();
+    let (address, begin, reached) = (pooler.address(), Instant::now(), &AtomicBool::new(false));
     std::thread::scope(|scope| {
         for &(database, user) in clients {
             let done = done.clone();
             scope.spawn(move || {
                 let mut client = Raw::connect(address, database, user);
-                for _ in 0..10 {
+                let is_enough = || reached.load(Ordering::Relaxed) || begin.elapsed() > PATIENCE;
+                let mut rounds = 0;
+                while rounds < 10 || !is_enough() {
                     client.query("SELECT pg_sleep(0.02)");
+                    rounds += 1;
                 }
                 drop(done);
             });
@@ -151,6 +161,7 @@ fn most_servers(cluster: &Cluster, pooler: &Pooler, clients: &[(&'static str, &'
             // Reading the table takes a while. What is in two of them in turn was open between the two, all at once.
             let now = cluster.sockets(pooler.pid());
             most = most.max(now.intersection(&before).count());
+            reached.store(most >= limit, Ordering::Relaxed);
             before = now;
         }
         most
@@ -162,7 +173,7 @@ fn limits_are_never_exceeded() {
     let cluster = Cluster::private(&[]);
     let check = |name: &str, setup: Setup, clients: &[(&'static str, &'static str)], limit: usize| {
         let pooler = setup.start();
-        assert_eq!(most_servers(&cluster, &pooler, clients), limit, "{name}");
+        assert_eq!(most_servers(&cluster, &pooler, clients, limit), limit, "{name}");
     };
     let setup = || Setup::of(&cluster);
     check("default_pool_size", setup().set("default_pool_size", "3"), &[("app", "app"); 20], 3);
@@ -314,6 +325,7 @@ fn who_waits_longest_is_served_first() {
 fn nobody_waits_for_long_on_many_workers() {
     let pooler = single().set("workers", "4").start();
     let address = pooler.address();
+    let begin = Instant::now();
     let longest = std::thread::scope(|scope| {
         let run = |_| {
             scope.spawn(move || {
@@ -330,7 +342,10 @@ fn nobody_waits_for_long_on_many_workers() {
         threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
     });
     // Ten clients take turns of some three milliseconds; twenty turns' wait would be unfair, half a second starvation.
-    assert!(longest < Duration::from_millis(500), "somebody waited for {longest:?}");
+    // On a busy machine turns take longer: sixteen times the share of one turn in fifty of each is as much.
+    let share = begin.elapsed() / 50;
+    let starvation = (share * 16).max(Duration::from_millis(500));
+    assert!(longest < starvation, "somebody waited for {longest:?}, where {share:?} is a fair share");
 }
 
 #[test]
@@ -388,6 +403,7 @@ fn pause_lets_transactions_end_and_holds_what_comes_after() {
     busy.query("BEGIN");
     let mut console = pooler.console();
     console.send(&query("PAUSE"));
+    eventually("it is paused", || pooler.is("paused"));
     assert!(console.is_silent_for(Duration::from_millis(300)));
     other.send(&query("SELECT 'after'"));
     assert!(other.is_silent_for(Duration::from_millis(300)));

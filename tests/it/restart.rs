@@ -15,6 +15,34 @@ fn start(setup: Setup) -> Pooler {
     setup.set("pidfile", &format!("{pidfile:?}")).set("unix_socket_dir", &quoted).start()
 }
 
+/// A lock that queries wait for, so that they last as long as the test says.
+struct Alarm {
+    holder: Raw,
+    mark: String,
+    /// What waits for it, as an expression.
+    sleep: String,
+}
+
+impl Alarm {
+    fn set() -> Self {
+        let mark = Cluster::shared().unique("alarm");
+        let sleep = format!("pg_advisory_xact_lock(hashtext('{mark}'))");
+        let mut holder = Cluster::shared().connect("app", "app");
+        holder.rows(&format!("BEGIN; SELECT {sleep}"));
+        Self { holder, mark, sleep }
+    }
+
+    /// Whether PostgreSQL runs a query that waits for it.
+    fn is_awaited(&self) -> bool {
+        let waiting = format!("wait_event_type = 'Lock' AND query LIKE '%{}%'", self.mark);
+        Cluster::shared().connections(&waiting) == 1
+    }
+
+    fn rings(&mut self) {
+        self.holder.query("COMMIT");
+    }
+}
+
 #[test]
 fn sessions_go_on_where_they_were() {
     let mut pooler = start(Setup::of(Cluster::shared()));
@@ -27,14 +55,16 @@ fn sessions_go_on_where_they_were() {
     busy.query("BEGIN");
     busy.query("CREATE TEMPORARY TABLE t ON COMMIT DROP AS SELECT 'kept' AS word");
     let backend = busy.value("SELECT pg_backend_pid()");
-    sleeper.send(&query("SELECT pg_sleep(1.5), 'woken'"));
-    eventually("it sleeps", || pooler.pool("app", "app", "sv_active") == 2);
+    let mut alarm = Alarm::set();
+    sleeper.send(&query(&format!("SELECT {}, 'woken'", alarm.sleep)));
+    eventually("it sleeps", || alarm.is_awaited());
 
     let before = pooler.pid();
     assert!(pooler.reboot().success(), "{}", pooler.log());
 
     assert_eq!(busy.value("SELECT word || pg_backend_pid() FROM t"), format!("kept{backend}"));
     busy.query("COMMIT");
+    alarm.rings();
     assert_eq!(rows(&sleeper.ready())[0][1].as_deref(), Some("woken"));
     let prepared = [bind("", "mine", &[Some("in ")]), execute("", 0), sync()].concat();
     idle.send(&prepared);
@@ -88,12 +118,19 @@ fn a_pipeline_whose_answers_are_still_to_come_is_answered_in_order() {
     client.send(&[parse("s", "SELECT 's' || $1", &[25]), sync()].concat());
     client.ready();
     let one = |value| [bind("", "s", &[Some(value)]), execute("", 0), sync()].concat();
-    let slow = [parse("", "SELECT pg_sleep(1)", &[]), bind("", "", &[]), execute("", 0), sync()].concat();
+    let mut alarm = Alarm::set();
+    let text = format!("SELECT {}", alarm.sleep);
+    let slow = [parse("", &text, &[]), bind("", "", &[]), execute("", 0), sync()].concat();
     // Parse of a statement that the server has is answered by the pooler itself, in its turn.
     let again = [parse("t", "SELECT 's' || $1", &[25]), bind("", "t", &[Some("2")]), execute("", 0), sync()];
     client.send(&[one("1"), slow, again.concat(), query("SELECT 'end'")].concat());
-    eventually("it runs", || pooler.pool("app", "app", "sv_active") == 1);
-    assert!(pooler.reboot().success());
+    eventually("it runs", || alarm.is_awaited());
+    let next = pooler.another(&["-R"]);
+    // What the pooler has taken in and not passed on yet it still passes on, and that waits for the query.
+    eventually("it is taken over", || pooler.log().contains("SUSPEND command issued"));
+    alarm.rings();
+    assert!(pooler.wait().success());
+    pooler.replace(next);
     let mut answers: Vec<String> = Vec::new();
     for _ in 0..4 {
         answers.extend(rows(&client.ready()).into_iter().flatten().flatten());

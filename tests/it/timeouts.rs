@@ -17,14 +17,14 @@ fn ends_with(client: &mut Raw, sqlstate: &str, text: &str) {
 
 #[test]
 fn who_waits_too_long_for_a_server_is_told_so() {
-    let pooler = setup("query_wait_timeout", "500ms").set("default_pool_size", "1").start();
+    let pooler = setup("query_wait_timeout", "1500ms").set("default_pool_size", "1").start();
     let mut holder = pooler.app();
     holder.query("BEGIN");
     let mut waiter = pooler.app();
     let begin = Instant::now();
     waiter.send(&query("SELECT 1"));
     ends_with(&mut waiter, "53300", "query_wait_timeout");
-    assert!(begin.elapsed() >= Duration::from_millis(450), "after {:?}", begin.elapsed());
+    assert!(begin.elapsed() >= Duration::from_millis(1450), "after {:?}", begin.elapsed());
     assert_eq!(holder.value("SELECT 'untouched'"), "untouched");
 }
 
@@ -60,7 +60,7 @@ fn who_waits_is_given_notice() {
 #[test]
 fn a_query_that_runs_too_long_is_ended() {
     let cluster = Cluster::shared();
-    let pooler = setup("query_timeout", "700ms").start();
+    let pooler = setup("query_timeout", "1500ms").start();
     let mut client = pooler.app();
     let mark = cluster.unique("overlong");
     client.send(&query(&format!("SELECT pg_sleep(600) AS {mark}")));
@@ -74,12 +74,12 @@ fn a_query_that_runs_too_long_is_ended() {
 
 #[test]
 fn queries_in_time_are_left_alone() {
-    let pooler = setup("query_timeout", "700ms").set("transaction_timeout", "5").start();
+    let pooler = setup("query_timeout", "2s").set("transaction_timeout", "5").start();
     let mut client = pooler.app();
     for _ in 0..4 {
-        client.query("SELECT pg_sleep(0.3)");
+        client.query("SELECT pg_sleep(0.6)");
     }
-    std::thread::sleep(Duration::from_millis(900));
+    std::thread::sleep(Duration::from_millis(2200));
     assert_eq!(client.value("SELECT 'alive'"), "alive");
 }
 
@@ -88,22 +88,22 @@ fn a_transaction_that_is_idle_too_long_is_ended() {
     let cluster = Cluster::shared();
     let table = cluster.unique("idle_tx");
     cluster.connect("app", "app").query(&format!("CREATE TABLE {table} (n int)"));
-    let pooler = setup("idle_transaction_timeout", "500ms").set("default_pool_size", "1").start();
+    let pooler = setup("idle_transaction_timeout", "1500ms").set("default_pool_size", "1").start();
     let mut client = pooler.app();
     client.query("BEGIN");
-    client.query(&format!("INSERT INTO {table} VALUES (1)"));
     let begin = Instant::now();
+    client.query(&format!("INSERT INTO {table} VALUES (1)"));
     ends_with(&mut client, "25P03", "idle transaction timeout");
-    assert!(begin.elapsed() >= Duration::from_millis(450), "after {:?}", begin.elapsed());
+    assert!(begin.elapsed() >= Duration::from_millis(1450), "after {:?}", begin.elapsed());
     assert_eq!(pooler.app().value(&format!("SELECT count(*) FROM {table}")), "0");
 }
 
 #[test]
 fn a_transaction_that_works_is_not_idle() {
-    let pooler = setup("idle_transaction_timeout", "700ms").start();
+    let pooler = setup("idle_transaction_timeout", "1500ms").start();
     let mut client = pooler.app();
     client.query("BEGIN");
-    client.query("SELECT pg_sleep(1.3)");
+    client.query("SELECT pg_sleep(2.1)");
     assert_eq!(client.value("SELECT 'alive'"), "alive");
     client.query("COMMIT");
 }
@@ -112,8 +112,8 @@ fn a_transaction_that_works_is_not_idle() {
 fn a_transaction_that_takes_too_long_is_ended() {
     let pooler = setup("transaction_timeout", "800ms").start();
     let mut client = pooler.app();
-    client.query("BEGIN");
     let begin = Instant::now();
+    client.query("BEGIN");
     // Busy all the time, so that it is the transaction as a whole that is too long.
     let ended = loop {
         client.try_send(&query("SELECT pg_sleep(0.1)"));
@@ -132,14 +132,14 @@ fn a_transaction_that_takes_too_long_is_ended() {
 
 #[test]
 fn a_client_that_is_idle_too_long_is_closed() {
-    let pooler = setup("client_idle_timeout", "500ms").start();
+    let pooler = setup("client_idle_timeout", "1500ms").start();
     let mut client = pooler.app();
     client.query("SELECT 1");
     ends_with(&mut client, "57P05", "client_idle_timeout");
     // In a transaction it is not idle in this sense.
     let mut client = pooler.app();
     client.query("BEGIN");
-    std::thread::sleep(Duration::from_millis(900));
+    std::thread::sleep(Duration::from_millis(1900));
     assert_eq!(client.value("SELECT 'alive'"), "alive");
 }
 
@@ -153,7 +153,7 @@ fn limits_of_a_user_go_before_the_global_ones() {
 
 #[test]
 fn servers_that_are_idle_too_long_are_closed_down_to_the_smallest_size() {
-    let pooler = setup("server_idle_timeout", "500ms").start();
+    let pooler = setup("server_idle_timeout", "2s").start();
     let mut clients: Vec<Raw> = (0..3).map(|_| pooler.app()).collect();
     clients.iter_mut().for_each(|client| drop(client.query("BEGIN")));
     clients.iter_mut().for_each(|client| drop(client.query("COMMIT")));
@@ -172,8 +172,8 @@ fn servers_that_are_idle_too_long_are_closed_down_to_the_smallest_size() {
 fn old_servers_are_replaced_but_not_under_a_transaction() {
     let pooler = setup("server_lifetime", "1").set("default_pool_size", "1").start();
     let mut client = pooler.app();
-    let old = client.value("SELECT pg_backend_pid()");
     client.query("BEGIN");
+    let old = client.value("SELECT pg_backend_pid()");
     std::thread::sleep(Duration::from_millis(1800));
     assert_eq!(client.value("SELECT pg_backend_pid()"), old);
     client.query("COMMIT");

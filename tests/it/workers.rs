@@ -113,8 +113,10 @@ fn a_client_that_has_moved_can_be_cancelled_and_sent_away() {
     clients.iter_mut().for_each(|it| drop(it.query("SELECT 1")));
     eventually("one moves", || moves(&pooler) == 1);
     for client in &mut clients {
-        client.send(&query("SELECT pg_sleep(600)"));
-        eventually("it runs", || pooler.pool("app", "app", "sv_active") == 1);
+        let mark = Cluster::shared().unique("moved");
+        client.send(&query(&format!("SELECT pg_sleep(600) AS {mark}")));
+        let running = format!("state = 'active' AND query LIKE '%pg_sleep(600) AS {mark}'");
+        eventually("PostgreSQL runs it", || Cluster::shared().connections(&running) == 1);
         let mut canceller = pooler.dial();
         canceller.send(&cancel_request(client.pid, &client.key));
         let answer = client.ready();

@@ -323,6 +323,12 @@ impl Pooler {
         message::rows(&answer).into_iter().map(row).collect()
     }
 
+    /// Whether SHOW STATE says so: `active`, `paused` or `suspended`.
+    #[track_caller]
+    pub fn is(&self, state: &str) -> bool {
+        self.show("SHOW STATE").iter().any(|row| row["key"] == state && row["value"] == "yes")
+    }
+
     /// A number of SHOW POOLS for the pool of this database and user; 0 where there is no such pool.
     #[track_caller]
     pub fn pool(&self, database: &str, user: &str, column: &str) -> u64 {

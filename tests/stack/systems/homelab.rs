@@ -68,7 +68,7 @@ fn homelab_gives_every_service_its_own_database_and_no_other() {
     let mut owner = homelab.weir.login("homelab", "homelab", &homelab.password("postgres"));
     let mut busy = homelab.login("navidrome");
     busy.query("BEGIN");
-    busy.send(&crate::support::message::query("SELECT pg_sleep(1)"));
+    busy.send(&crate::support::message::query("SELECT pg_sleep(600)"));
     let status = "SELECT status FROM service_status WHERE service_name = ";
     crate::support::eventually("navidrome is active", || {
         owner.value(&format!("{status}'navidrome'")) == "active"
@@ -78,8 +78,11 @@ fn homelab_gives_every_service_its_own_database_and_no_other() {
     owner.query("SELECT log_user_activity('vikunja', 'login', 'someone', '10.0.0.1')");
     assert_eq!(owner.value("SELECT count(*) FROM user_activity"), "1");
     owner.query("INSERT INTO backup_log (service_name, backup_type) VALUES ('vikunja', 'daily')");
+    homelab
+        .postgres
+        .execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'");
     busy.ready();
-    busy.query("COMMIT");
+    busy.query("ROLLBACK");
 
     // Real drivers: node-postgres as HedgeDoc, psycopg as linkding; who they are shows in PostgreSQL.
     let hedgedoc = homelab.password("hedgedoc");
