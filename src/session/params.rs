@@ -175,6 +175,13 @@ impl Parameters {
         client
     }
 
+    /// What a server does not report and has lost.
+    pub fn forget(&mut self, gone: impl Fn(&str) -> bool) {
+        if self.extra.iter().any(|(name, _)| gone(name)) {
+            self.extra = Arc::new(self.extra.iter().filter(|(name, _)| !gone(name)).collect());
+        }
+    }
+
     /// True where the server already is as the client wants it.
     pub fn agrees_with(&self, server: &Self) -> bool {
         self.reported == server.reported && self.extra == server.extra

@@ -100,11 +100,14 @@ impl Server {
         let gone = |name: &str| {
             all || self.residue.contains(if is_role(name) { Residue::ROLE } else { Residue::SETTING })
         };
-        if self.parameters.extra.iter().any(|(name, _)| gone(name)) {
-            self.parameters.extra =
-                Arc::new(self.parameters.extra.iter().filter(|(name, _)| !gone(name)).collect());
-        }
+        self.parameters.forget(gone);
         self.residue = Residue::NONE;
+    }
+
+    /// The client has reset a setting, or all: those that the server does not report may have gone.
+    pub(super) fn on_reset(&mut self) {
+        self.residue |= Residue::SETTING;
+        self.parameters.forget(|name| !is_role(name));
     }
 
     /// Whether it is a standby and somebody wanted to write. A client that has made its own transaction read-only on a

@@ -240,11 +240,7 @@ impl Relay {
             server.parameters.extra = Default::default();
         } else if matches!(change, Change::Setting | Change::Reset) && !server.parameters.extra.is_empty() {
             // It may have been set to the server's own default, where the client's is another.
-            server.residue |= Residue::SETTING;
-            if change == Change::Reset {
-                // So that the client's are set again.
-                server.parameters.extra = Default::default();
-            }
+            if change == Change::Reset { server.on_reset() } else { server.residue |= Residue::SETTING }
         }
         if change == Change::Reset && placed.fate == Fate::Pass {
             self.resetting = Resetting::Reported;
