@@ -7,17 +7,20 @@ use crate::wire::Header;
 use crate::wire::frame::HEADER;
 
 impl Relay {
-    /// True where nothing is half done: no byte of a message is here, and nothing is waited for but the two sides. A
+    /// True where nothing is half done: no part of a message is here, and nothing is waited for but the two sides. A
     /// query may run on the server all the same, and its answer is still to come; and what a client wants of the server
-    /// that it waits for may be here.
+    /// that it waits for, or of one that has to answer something else first, may be here.
     pub fn is_at_rest(&self) -> bool {
         self.phase == Phase::Open
             && self.closing.is_none()
             && self.released.is_none()
-            && self.up_rest.bytes == 0
-            // What waits for a server stays where it is.
-            && if self.wants_server() { self.up.ready() == 0 } else { self.up.is_empty() }
+            && self.is_upstream_at_rest()
             && is_clear(&self.down, self.down_rest)
+    }
+
+    /// True where nothing is on its way to the server. What waits stays where it is, in whole messages.
+    fn is_upstream_at_rest(&self) -> bool {
+        self.up_rest.bytes == 0 && self.up.ready() == 0 && (self.wants_server() || self.client_lacks() == 0)
     }
 
     /// True where a process that knows of nothing but the sockets could go on: whatever comes next is the beginning of
@@ -48,7 +51,7 @@ impl Relay {
     /// needed for the conversation to come to rest.
     pub fn server_lacks(&self) -> usize {
         // A server that is not read may not read either, and a query of the pooler's own must be answered.
-        let goes_on = self.phase != Phase::Open || !self.up.is_empty();
+        let goes_on = self.phase != Phase::Open || !self.is_upstream_at_rest();
         lacks(&self.down, self.down_rest).max(if goes_on { HEADER } else { 0 })
     }
 }
