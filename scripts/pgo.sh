@@ -46,8 +46,10 @@ until_answers() {
     die "nobody answers on port $1; the end of $RUN/log: $(tail -n 5 "$RUN/log")"
 }
 
-# build FLAGS: the program built with these.
+# build FLAGS PROGRAM: the program built with these.
 build() {
+    # Cargo does not know what a profile says: nothing of an earlier build is to be taken for up to date.
+    rm -rf "${TARGET:?}/pgo/$HOST"
     RUSTFLAGS="$1" CARGO_TARGET_DIR="$TARGET/pgo" cargo build --locked --profile shipped --target "$HOST" --bin pgweir
     cp "$TARGET/pgo/$HOST/shipped/pgweir" "$2"
     chmod 755 "$2"
@@ -63,6 +65,12 @@ load() {
     done
     "$PGBIN/pgbench" "${at[@]}" -n -M prepared -c 8 -j 2 -T "$SECONDS_EACH" postgres
     "$PGBIN/pgbench" "${at[@]}" -n -S -C -c 8 -j 2 -T "$SECONDS_EACH" postgres
+    # Over TLS, and with a password.
+    for clients in 8 64; do
+        PGSSLMODE=require "$PGBIN/pgbench" "${at[@]}" -n -S -M prepared -c "$clients" -j 2 -T "$SECONDS_EACH" postgres
+    done
+    PGSSLMODE=require "$PGBIN/pgbench" "${at[@]}" -n -S -C -c 8 -j 2 -T "$SECONDS_EACH" postgres
+    PGPASSWORD=secret "$PGBIN/pgbench" "${at[@]}" -U scram -n -S -C -c 8 -j 2 -T "$SECONDS_EACH" postgres
     "$PGBIN/psql" "${at[@]}" -Xq -v ON_ERROR_STOP=1 postgres <<'SQL'
 CREATE TABLE rows AS SELECT repeat('x', 1000) AS text FROM generate_series(1, 100000);
 \copy rows TO rows
@@ -85,8 +93,17 @@ POSTGRES_PID=$!
 until_answers "$POSTGRES_PORT"
 "$PGBIN/pgbench" -h 127.0.0.1 -p "$POSTGRES_PORT" -U pgo -i -q postgres >>"$RUN/log" 2>&1
 
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2 \
+    -keyout "$RUN/key.pem" -out "$RUN/certificate.pem" >>"$RUN/log" 2>&1
+printf '"pgo" ""\n"scram" "secret"\n' >"$RUN/users"
+printf 'host all pgo 127.0.0.1/32 trust\nhost all scram 127.0.0.1/32 scram-sha-256\n' >"$RUN/hba"
+if [ "$(id -u)" = 0 ]; then chown postgres "$RUN"/*.pem "$RUN/users" "$RUN/hba"; fi
+
 for driver in tokio io_uring; do
-    if [ "$driver" = io_uring ] && ! has_io_uring; then continue; fi
+    if [ "$driver" = io_uring ] && ! has_io_uring; then
+        say "No load over io_uring, the kernel has none or forbids it: that will be slower than without a profile"
+        continue
+    fi
     say "Running a load over $driver"
     PORT="$(free_port)"
     cat >"$RUN/pgweir.ini" <<INI
@@ -96,7 +113,12 @@ postgres = host=127.0.0.1 port=$POSTGRES_PORT user=pgo
 listen_addr = 127.0.0.1
 listen_port = $PORT
 unix_socket_dir =
-auth_type = any
+auth_type = hba
+auth_hba_file = $RUN/hba
+auth_file = $RUN/users
+client_tls_sslmode = allow
+client_tls_cert_file = $RUN/certificate.pem
+client_tls_key_file = $RUN/key.pem
 pool_mode = transaction
 relay_driver = $driver
 INI

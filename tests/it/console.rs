@@ -343,6 +343,8 @@ fn a_console_command_that_waits_can_be_cancelled() {
     let mut canceller = pooler.dial();
     canceller.send(&cancel_request(console.pid, &console.key));
     canceller.byte();
+    assert_eq!(error(&console.ready()).sqlstate(), "57014");
+    eventually("it goes on", || !pooler.is("paused"));
     client.query("COMMIT");
     assert_eq!(client.value("SELECT 'not held'"), "not held");
 }
