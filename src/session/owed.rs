@@ -305,9 +305,11 @@ impl Queue {
         }
     }
 
-    /// True where an Execute is not answered yet.
-    pub fn executes(&self) -> bool {
-        self.due.iter().any(|it| it.reply == Reply::Execute)
+    /// True where the newest statement that is not answered yet is run by an Execute. One with a Query or a function
+    /// call behind it does not copy: COPY mode takes neither.
+    pub fn executes_last(&self) -> bool {
+        let runs = |it: &&Owed| matches!(it.reply, Reply::Execute | Reply::Query | Reply::FunctionCall);
+        self.due.iter().rfind(runs).is_some_and(|it| it.reply == Reply::Execute)
     }
 
     /// True where the client has ended the data of a COPY.

@@ -824,3 +824,17 @@ fn a_copy_whose_early_sync_went_unheard_keeps_its_server_until_the_next_one() {
         assert!(bench.relay.take_released().is_some());
     }
 }
+
+#[test]
+fn a_query_that_copies_behind_a_batch_gives_its_server_back() {
+    for (end, answer) in
+        [((b'c', &b""[..]), (b'C', &b"COPY 0\0"[..])), ((b'f', b"no\0"), (b'E', b"SERROR\0C57014\0Mno\0\0"))]
+    {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.client(&messages(&[(b'E', b"\0\0\0\0\0"), (b'S', b""), (b'Q', b"copy t from stdin\0"), end]));
+        bench.grant(server());
+        bench.sent_to_server();
+        bench.server(&messages(&[(b'C', b"SELECT 0\0"), IDLE, (b'G', b"\0\0\0"), answer, IDLE]));
+        assert!(bench.relay.take_released().is_some(), "no Sync is to come");
+    }
+}

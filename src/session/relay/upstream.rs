@@ -144,7 +144,7 @@ impl Relay {
             tag::COPY_DONE | tag::COPY_FAIL => {
                 if !server.queue.is_empty() {
                     // A Sync that came before has gone unheard: the batch ends with the next one.
-                    server.batch_open |= server.queue.executes();
+                    server.batch_open |= server.queue.executes_last();
                     server.queue.push(Reply::CopyEnd, Fate::Pass);
                 }
                 if server.copy_in == CopyIn::Receiving {
