@@ -58,6 +58,8 @@ build() {
 # load PORT: what clients of all kinds do.
 load() {
     local mode clients at=(-h 127.0.0.1 -p "$1" -U pgo)
+    # libpq asks for TLS by itself.
+    export PGSSLMODE=disable
     for mode in simple extended prepared; do
         for clients in 1 8 64; do
             "$PGBIN/pgbench" "${at[@]}" -n -S -M "$mode" -c "$clients" -j 2 -T "$SECONDS_EACH" postgres
@@ -65,11 +67,6 @@ load() {
     done
     "$PGBIN/pgbench" "${at[@]}" -n -M prepared -c 8 -j 2 -T "$SECONDS_EACH" postgres
     "$PGBIN/pgbench" "${at[@]}" -n -S -C -c 8 -j 2 -T "$SECONDS_EACH" postgres
-    # Over TLS, and with a password.
-    for clients in 8 64; do
-        PGSSLMODE=require "$PGBIN/pgbench" "${at[@]}" -n -S -M prepared -c "$clients" -j 2 -T "$SECONDS_EACH" postgres
-    done
-    PGSSLMODE=require "$PGBIN/pgbench" "${at[@]}" -n -S -C -c 8 -j 2 -T "$SECONDS_EACH" postgres
     PGPASSWORD=secret "$PGBIN/pgbench" "${at[@]}" -U scram -n -S -C -c 8 -j 2 -T "$SECONDS_EACH" postgres
     "$PGBIN/psql" "${at[@]}" -Xq -v ON_ERROR_STOP=1 postgres <<'SQL'
 CREATE TABLE rows AS SELECT repeat('x', 1000) AS text FROM generate_series(1, 100000);
@@ -81,6 +78,17 @@ DROP TABLE rows;
 SQL
 }
 
+# load_over_tls PORT: the same in short, over TLS on both sides.
+load_over_tls() {
+    local mode at=(-h 127.0.0.1 -p "$1" -U pgo)
+    export PGSSLMODE=require
+    for mode in simple prepared; do
+        "$PGBIN/pgbench" "${at[@]}" -n -S -M "$mode" -c 8 -j 2 -T "$SECONDS_EACH" postgres
+    done
+    "$PGBIN/pgbench" "${at[@]}" -n -S -C -c 8 -j 2 -T "$SECONDS_EACH" postgres
+    "$PGBIN/psql" "${at[@]}" -Xqc "SELECT repeat('x', 1000) FROM generate_series(1, 10000)" -o /dev/null postgres
+}
+
 say "Building with counters"
 build "-Cprofile-generate=$RUN/profiles" "$RUN/counting"
 
@@ -88,23 +96,27 @@ say "PostgreSQL: $("$PGBIN/postgres" --version) in $PGBIN"
 cd "$RUN"
 "${AS[@]}" "$PGBIN/initdb" -D "$RUN/data" -U pgo -A trust -N >"$RUN/log" 2>&1
 POSTGRES_PORT="$(free_port)"
-"${AS[@]}" "$PGBIN/postgres" -D "$RUN/data" -p "$POSTGRES_PORT" -k "$RUN" -c fsync=off >>"$RUN/log" 2>&1 &
-POSTGRES_PID=$!
-until_answers "$POSTGRES_PORT"
-"$PGBIN/pgbench" -h 127.0.0.1 -p "$POSTGRES_PORT" -U pgo -i -q postgres >>"$RUN/log" 2>&1
-
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2 \
     -keyout "$RUN/key.pem" -out "$RUN/certificate.pem" >>"$RUN/log" 2>&1
 printf '"pgo" ""\n"scram" "secret"\n' >"$RUN/users"
 printf 'host all pgo 127.0.0.1/32 trust\nhost all scram 127.0.0.1/32 scram-sha-256\n' >"$RUN/hba"
 if [ "$(id -u)" = 0 ]; then chown postgres "$RUN"/*.pem "$RUN/users" "$RUN/hba"; fi
+chmod 600 "$RUN/key.pem"
+"${AS[@]}" "$PGBIN/postgres" -D "$RUN/data" -p "$POSTGRES_PORT" -k "$RUN" -c fsync=off \
+    -c ssl=on -c ssl_cert_file="$RUN/certificate.pem" -c ssl_key_file="$RUN/key.pem" >>"$RUN/log" 2>&1 &
+POSTGRES_PID=$!
+until_answers "$POSTGRES_PORT"
+"$PGBIN/pgbench" -h 127.0.0.1 -p "$POSTGRES_PORT" -U pgo -i -q postgres >>"$RUN/log" 2>&1
 
-for driver in tokio io_uring; do
+for run in tokio:load io_uring:load tokio:load_over_tls io_uring:load_over_tls; do
+    driver="${run%:*}" load="${run#*:}"
     if [ "$driver" = io_uring ] && ! has_io_uring; then
         say "No load over io_uring, the kernel has none or forbids it: that will be slower than without a profile"
         continue
     fi
     say "Running a load over $driver"
+    sslmode=disable
+    if [ "$load" = load_over_tls ]; then sslmode=require; fi
     PORT="$(free_port)"
     cat >"$RUN/pgweir.ini" <<INI
 [databases]
@@ -119,13 +131,14 @@ auth_file = $RUN/users
 client_tls_sslmode = allow
 client_tls_cert_file = $RUN/certificate.pem
 client_tls_key_file = $RUN/key.pem
+server_tls_sslmode = $sslmode
 pool_mode = transaction
 relay_driver = $driver
 INI
     "${AS[@]}" "$RUN/counting" "$RUN/pgweir.ini" >>"$RUN/log" 2>&1 &
     PGWEIR_PID=$!
     until_answers "$PORT"
-    load "$PORT" >>"$RUN/log" 2>&1 || die "the load failed; the end of its log: $(tail -n 5 "$RUN/log")"
+    "$load" "$PORT" >>"$RUN/log" 2>&1 || die "the load failed; the end of its log: $(tail -n 5 "$RUN/log")"
     # It writes what it counted when it ends.
     ends "$PGWEIR_PID" QUIT || true
     PGWEIR_PID=''

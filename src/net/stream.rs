@@ -215,9 +215,9 @@ impl Stream {
                 tls.poll_readable(cx)
             }
             Kind::Connected(tls) => {
-                if !has_plain(tls)
-                    && let Some(socket) = &mut tls.get_mut().0.0
-                {
+                if has_plain(tls) {
+                    calm(tls.get_mut().0);
+                } else if let Some(socket) = &mut tls.get_mut().0.0 {
                     ready!(socket.poll_readable(cx));
                 }
                 Pin::new(&mut **tls).poll_fill_buf(cx).map(drop)
@@ -331,7 +331,7 @@ fn poll_read_records(
                 out.put_slice(&plain[..count]);
                 count
             }
-            // It shows in the next read.
+            // It shows in the next read, or the end does.
             _ if out.filled().len() > before => return Poll::Ready(Ok(())),
             waits_or_failed => return waits_or_failed.map_ok(drop),
         };

@@ -104,10 +104,15 @@ impl Server {
         self.residue = Residue::NONE;
     }
 
-    /// The client has reset a setting, or all: those that the server does not report may have gone.
-    pub(super) fn on_reset(&mut self) {
-        self.residue |= Residue::SETTING;
-        self.parameters.forget(|name| !is_role(name));
+    /// The client has set or reset something. It may be what its start-up message set as well, and that is now the
+    /// server's own default: nobody knows before it is cleaned.
+    pub(super) fn on_setting(&mut self) {
+        if !self.parameters.extra.is_empty() {
+            self.residue |= Residue::SETTING;
+        }
+        if self.parameters.extra.iter().any(|(name, _)| is_role(name)) {
+            self.residue |= Residue::ROLE;
+        }
     }
 
     /// Whether it is a standby and somebody wanted to write. A client that has made its own transaction read-only on a

@@ -126,12 +126,12 @@ fn a_cancel_of_an_idle_client_hits_nobody_elses_query() {
     assert_eq!(idle.value("SELECT 'alive'"), "alive");
 }
 
-/// The client's settings are set when it gets a server, and again after its RESET ALL. The server looks this one up in
-/// a table, and so can be kept waiting.
+/// The client's settings are set when it gets a server, and again after its DISCARD ALL. The server looks this one up
+/// in a table, and so can be kept waiting.
 #[test]
 fn a_cancel_passes_by_what_the_pooler_asks_the_server_for() {
     let cluster = Cluster::private(&[]);
-    let pooler = Pooler::of(&cluster);
+    let pooler = Setup::of(&cluster).set("pool_mode", "\"session\"").start();
     let mut client = pooler.dial();
     let options = "-c default_text_search_config=pg_catalog.german";
     client.login(&[("user", "app"), ("database", "app"), ("options", options)], "").unwrap();
@@ -139,7 +139,7 @@ fn a_cancel_passes_by_what_the_pooler_asks_the_server_for() {
     let (mut admin, mut watcher) = (cluster.connect("app", "postgres"), cluster.connect("app", "postgres"));
     let waits =
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
-    for before in [&[][..], &["BEGIN", "RESET ALL"]] {
+    for before in [&[][..], &["DISCARD ALL"]] {
         // The server is to forget what it knows of the table.
         admin.query("VACUUM FULL pg_catalog.pg_ts_config");
         admin.query("BEGIN");

@@ -238,9 +238,8 @@ impl Relay {
         server.cleared = if alone { meaning.clears } else { Residue::NONE };
         if meaning.clears.contains(Residue::SETTING) {
             server.parameters.extra = Default::default();
-        } else if matches!(change, Change::Setting | Change::Reset) && !server.parameters.extra.is_empty() {
-            // It may have been set to the server's own default, where the client's is another.
-            if change == Change::Reset { server.on_reset() } else { server.residue |= Residue::SETTING }
+        } else if matches!(change, Change::Setting | Change::Reset) {
+            server.on_setting();
         }
         if change == Change::Reset && placed.fate == Fate::Pass {
             self.resetting = Resetting::Reported;

@@ -51,7 +51,7 @@ impl Relay {
     /// needed for the conversation to come to rest.
     pub fn server_lacks(&self) -> usize {
         // A server that is not read may not read either, and a query of the pooler's own must be answered.
-        let goes_on = self.phase != Phase::Open || !self.is_upstream_at_rest();
+        let goes_on = self.phase != Phase::Open || !self.up.is_empty();
         lacks(&self.down, self.down_rest).max(if goes_on { HEADER } else { 0 })
     }
 }

@@ -451,6 +451,32 @@ fn a_reset_of_a_start_up_parameter_is_not_taken_for_its_value() {
 }
 
 #[test]
+fn settings_are_set_again_only_where_the_server_listens() {
+    let own: std::sync::Arc<Values> =
+        std::sync::Arc::new([("TimeZone", "CET"), ("application_name", "")].into_iter().collect());
+    let second: [&[(u8, &[u8])]; 2] =
+        [&[(b'P', b"\0bad\0\0\0"), (b'H', b"")], &[(b'P', b"\0good\0\0\0"), (b'H', b"")]];
+    for (batch, answer) in second.into_iter().zip([(b'E', &b"SERROR\0C42601\0Mno\0\0"[..]), (b'1', b"")]) {
+        let mut bench = Bench::new(TRANSACTION);
+        bench.relay.parameters.reported = own.clone();
+        bench.relay.start = own.clone();
+        let reset = [
+            (b'P', &b"\0RESET TimeZone\0\0\0"[..]),
+            (b'B', b"\0\0\0\0\0\0\0\0"),
+            (b'E', b"\0\0\0\0\0"),
+            (b'S', b""),
+        ];
+        bench.client(&[messages(&reset), messages(batch)].concat());
+        bench.grant(Box::new(Server::new(own.clone())));
+        assert_eq!(tags(&bench.sent_to_server()), "PBESPH");
+        let zone = (b'S', &b"TimeZone\0UTC\0"[..]);
+        bench.server(&messages(&[(b'1', b""), (b'2', b""), (b'C', b"RESET\0"), zone, IDLE, answer]));
+        bench.client(&message(b'S', b""));
+        assert_eq!(tags(&bench.sent_to_server()), "S", "its batch comes to its end first");
+    }
+}
+
+#[test]
 fn start_up_parameters_are_still_known_after_deallocate_all() {
     let mut bench = Bench::new(TRANSACTION);
     bench.relay.parameters = Parameters::of_client(&reported(), [("work_mem", "1MB")]);

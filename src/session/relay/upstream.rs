@@ -54,7 +54,9 @@ impl Relay {
     /// True while the client's own defaults are being set again after its RESET or DISCARD ALL.
     fn is_resetting(&mut self, turn: &mut Turn<'_>) -> bool {
         let Some(server) = &self.server else { return false };
-        if self.resetting != Resetting::Due || !server.queue.is_empty() || server.status == TxStatus::Failed {
+        // A server in the middle of a batch takes no query, one that skips to a Sync hears none.
+        let listens = server.queue.is_empty() && !server.batch_open && !server.skipping;
+        if self.resetting != Resetting::Due || !listens || server.status == TxStatus::Failed {
             return false;
         }
         self.resetting = Resetting::No;
