@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The Debian package, under target/debian: the program, its manual page and completions, the systemd units, a
-# configuration. Needs cargo-deb: cargo install --locked cargo-deb. Arguments are cargo-deb's own, such as --fast.
+# configuration. Needs cargo-deb (cargo install --locked cargo-deb) and what scripts/pgo.sh needs. Arguments are
+# cargo-deb's own, such as --fast.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -17,6 +17,7 @@ for tool in "$(rustc --print sysroot)/lib/rustlib/$HOST/bin/llvm-profdata" "llvm
 done
 [ -n "$MERGE" ] || die "llvm-profdata $LLVM is missing: rustup component add llvm-tools, or apt-get install llvm-$LLVM"
 
+command -v openssl >/dev/null || die "openssl is missing, which makes the certificate for the load: apt-get install openssl"
 need_postgres
 need_pam
 # Neither PostgreSQL nor pgweir runs as root.
@@ -55,11 +56,9 @@ build() {
     chmod 755 "$2"
 }
 
-# load PORT: what clients of all kinds do.
-load() {
+# load_disable PORT: what clients of all kinds do, without TLS.
+load_disable() {
     local mode clients at=(-h 127.0.0.1 -p "$1" -U pgo)
-    # libpq asks for TLS by itself.
-    export PGSSLMODE=disable
     for mode in simple extended prepared; do
         for clients in 1 8 64; do
             "$PGBIN/pgbench" "${at[@]}" -n -S -M "$mode" -c "$clients" -j 2 -T "$SECONDS_EACH" postgres
@@ -78,10 +77,9 @@ DROP TABLE rows;
 SQL
 }
 
-# load_over_tls PORT: the same in short, over TLS on both sides.
-load_over_tls() {
+# load_require PORT: the same in short, over TLS on both sides.
+load_require() {
     local mode at=(-h 127.0.0.1 -p "$1" -U pgo)
-    export PGSSLMODE=require
     for mode in simple prepared; do
         "$PGBIN/pgbench" "${at[@]}" -n -S -M "$mode" -c 8 -j 2 -T "$SECONDS_EACH" postgres
     done
@@ -108,15 +106,15 @@ POSTGRES_PID=$!
 until_answers "$POSTGRES_PORT"
 "$PGBIN/pgbench" -h 127.0.0.1 -p "$POSTGRES_PORT" -U pgo -i -q postgres >>"$RUN/log" 2>&1
 
-for run in tokio:load io_uring:load tokio:load_over_tls io_uring:load_over_tls; do
-    driver="${run%:*}" load="${run#*:}"
-    if [ "$driver" = io_uring ] && ! has_io_uring; then
-        say "No load over io_uring, the kernel has none or forbids it: that will be slower than without a profile"
-        continue
-    fi
-    say "Running a load over $driver"
-    sslmode=disable
-    if [ "$load" = load_over_tls ]; then sslmode=require; fi
+DRIVERS=(tokio)
+if has_io_uring; then
+    DRIVERS+=(io_uring)
+else
+    say "No load over io_uring, the kernel has none or forbids it: that will be slower than without a profile"
+fi
+for run in "${DRIVERS[@]/%/:disable}" "${DRIVERS[@]/%/:require}"; do
+    driver="${run%:*}" sslmode="${run#*:}"
+    say "Running a load over $driver, sslmode=$sslmode"
     PORT="$(free_port)"
     cat >"$RUN/pgweir.ini" <<INI
 [databases]
@@ -138,7 +136,8 @@ INI
     "${AS[@]}" "$RUN/counting" "$RUN/pgweir.ini" >>"$RUN/log" 2>&1 &
     PGWEIR_PID=$!
     until_answers "$PORT"
-    "$load" "$PORT" >>"$RUN/log" 2>&1 || die "the load failed; the end of its log: $(tail -n 5 "$RUN/log")"
+    # libpq asks for TLS by itself.
+    PGSSLMODE="$sslmode" "load_$sslmode" "$PORT" >>"$RUN/log" 2>&1 || die "the load failed; the end of its log: $(tail -n 5 "$RUN/log")"
     # It writes what it counted when it ends.
     ends "$PGWEIR_PID" QUIT || true
     PGWEIR_PID=''
