@@ -13,7 +13,7 @@ use super::process::Process;
 use crate::auth::Credentials;
 use crate::client::stored_credentials;
 use crate::config::{Compatibility, Config, Host};
-use crate::ids::{PoolKey, WorkerId};
+use crate::ids::{PoolKey, UserName, WorkerId};
 use crate::pool::schedule::OpenFailure;
 use crate::pool::{Connection as _, Lease, OpenError, OpenTask, Opener, Resetting};
 use crate::server::{Rotation, ServerConn, Target};
@@ -49,6 +49,13 @@ impl Origins {
     /// What clients of the pool have shown.
     pub fn known(&self, pool: &PoolKey) -> Credentials {
         self.0.get(pool).map(|it| it.credentials.lock().clone()).unwrap_or_default()
+    }
+
+    /// What clients have shown of these users' secrets is stale: they are others now.
+    pub fn forget(&self, users: &[UserName]) {
+        for origin in self.0.iter().filter(|it| users.contains(&it.key().user)) {
+            *origin.credentials.lock() = Credentials::default();
+        }
     }
 
     fn of(&self, pool: &PoolKey) -> Arc<Origin> {
@@ -171,8 +178,10 @@ fn standby() -> OpenError {
     OpenError { kind: OpenFailure::Unreachable, reason: STANDBY.to_owned(), report }
 }
 
-/// The configuration's password for the pool's user, else what its clients have shown.
+/// The password of the pool's entry. Else what its clients have shown, which may be more than is stored: keys, or a
+/// password that is in no file; else what is stored for its user.
 fn credentials(config: &Config, key: &PoolKey, origin: &Origin) -> Credentials {
+    let has_own = config.database(&key.database).is_some_and(|entry| entry.password_of(&key.user).is_some());
     let shown = origin.credentials.lock().clone();
-    if shown.secret.is_some() { shown } else { stored_credentials(config, key) }
+    if shown.secret.is_some() && !has_own { shown } else { stored_credentials(config, key) }
 }

@@ -102,6 +102,7 @@ impl Reloader {
         let old = process.config.swap(Arc::new(new));
         process.peers.reload(&old);
         process.secrets.clear();
+        process.origins.forget(&plan.secrets);
         process.pools.reload(plan);
         Ok(())
     }

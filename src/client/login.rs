@@ -244,8 +244,7 @@ impl LoggedIn {
 /// What the configuration itself has for a pool's servers: the password of the entry with the forced user, else the
 /// secret of that user in `auth_file`. For pools that no client has logged in to yet, such as `auth_user`'s.
 pub fn stored_credentials(config: &Config, pool: &PoolKey) -> Credentials {
-    let forced = config.database(&pool.database).filter(|entry| entry.user.as_ref() == Some(&pool.user));
-    let password = forced.and_then(|entry| entry.password.as_ref());
+    let password = config.database(&pool.database).and_then(|entry| entry.password_of(&pool.user));
     let Some(stored) = password.or_else(|| config.secrets.get(&pool.user)) else {
         return Credentials::default();
     };
@@ -508,9 +507,7 @@ impl<'a, H: House> Candidate<'a, H> {
     /// must never stand in for those of a database's forced one.
     fn pool_credentials(&self, destination: &Destination, of_client: Credentials) -> Credentials {
         let Destination::Pool(pool) = destination else { return Credentials::default() };
-        let has_own = self
-            .entry()
-            .is_some_and(|entry| entry.user.as_ref() == Some(&pool.user) && entry.password.is_some());
+        let has_own = self.entry().is_some_and(|entry| entry.password_of(&pool.user).is_some());
         if !has_own && pool.user == self.user && of_client.secret.is_some() {
             return of_client;
         }

@@ -286,6 +286,11 @@ pub struct Database {
 }
 
 impl Database {
+    /// The password with which servers are logged in to as this user, where the entry forces it and gives one.
+    pub fn password_of(&self, user: &UserName) -> Option<&Secret> {
+        self.password.as_ref().filter(|_| self.user.as_ref() == Some(user))
+    }
+
     /// The parameters that the start-up message of a new server carries, besides user, database and `schema`.
     pub fn startup(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let parameters = [
