@@ -121,6 +121,13 @@ pub fn statements(sql: &str) -> Vec<&str> {
     found
 }
 
+/// What of a statement may stand in a log: of a SET, which may carry a secret, no more than that it is one.
+pub fn loggable(statement: &str) -> &str {
+    let first = Scan { text: statement, at: 0 }.next();
+    let is_set = matches!(first, Some(Token::Word(word)) if word.eq_ignore_ascii_case("set"));
+    if is_set { "SET …" } else { statement }
+}
+
 /// Reads one statement.
 pub fn parse(statement: &str) -> Result<Command, Refusal> {
     let tokens: Vec<Token> = Scan { text: statement, at: 0 }.collect();

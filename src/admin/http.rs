@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use super::{Admin, View, metrics};
 use crate::net::listen::Bound;
@@ -27,6 +28,12 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// HTTP connections that may be open at once; more wait to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 64;
+
+/// How long one may be used for further requests, so that others have their turn.
+const CONNECTION_MAX: Duration = Duration::from_secs(60);
+
+/// How long the last answer may take from then on: who does not read it keeps no place.
+const LAST_ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// After an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -75,14 +82,23 @@ where
         let response = respond(&admin, request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
-    let served = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "HTTP connection ended");
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let served = match timeout(CONNECTION_MAX, connection.as_mut()).await {
+        Ok(served) => Ok(served),
+        Err(_) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LAST_ANSWER_MAX, connection).await
+        }
+    };
+    match served {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "HTTP connection ended"),
+        Err(_) => tracing::debug!("HTTP connection ended: its answer is not read"),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns the texts, which are PgBouncer's, and the one place that chooses their SQLSTATE.
 
+use super::command::loggable;
 use super::show::Topic;
 use crate::config::Compatibility;
 use crate::ids::DatabaseName;
@@ -16,6 +17,9 @@ pub enum Refusal {
     /// Several statements in one Parse.
     #[error("cannot insert multiple commands into a prepared statement")]
     SeveralInOne,
+    /// SHOW FDS and SHOW HANDOVER in a Parse: sockets come between rows.
+    #[error("this command needs a simple query")]
+    SimpleQueryOnly,
     /// A SET without a name or a value.
     #[error("bad arguments")]
     BadArguments,
@@ -114,6 +118,16 @@ impl Refusal {
         }
     }
 
+    /// The same for the log, which never has a secret.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::InvalidCommand(statement) => {
+                Self::InvalidCommand(loggable(statement).to_owned()).to_string()
+            }
+            _ => self.to_string(),
+        }
+    }
+
     fn sqlstate(&self) -> SqlState {
         match self {
             Self::InvalidCommand(_) | Self::SeveralInOne | Self::BadArguments | Self::DatabaseRequired => {
@@ -133,6 +147,7 @@ impl Refusal {
             Self::Canceled => SqlState::QUERY_CANCELED,
             Self::Stopped => SqlState::CANNOT_CONNECT_NOW,
             Self::Protocol(_) => SqlState::PROTOCOL_VIOLATION,
+            Self::SimpleQueryOnly => SqlState::FEATURE_NOT_SUPPORTED,
             Self::NoSuchStatement(_) => SqlState::INVALID_STATEMENT_NAME,
             // invalid_cursor_name, as PostgreSQL says for a portal: exec_execute_message in src/backend/tcop/postgres.c.
             Self::NoSuchPortal(_) => SqlState(*b"34000"),
@@ -162,6 +177,18 @@ mod tests {
         assert_eq!(hint("SHOW clinets;").as_deref(), Some("Did you mean SHOW CLIENTS?"));
         assert_eq!(hint("show xyz"), None);
         assert_eq!(hint("select 2"), None);
+    }
+
+    #[test]
+    fn a_set_that_is_not_understood_stands_in_no_log() {
+        for statement in ["SET auth_ldap_options 'secret'", "/* x */ set x y secret", "--\nSet\tx 'secret'"] {
+            let logged = Refusal::InvalidCommand(statement.into()).for_log();
+            assert_eq!(logged, "invalid command 'SET …', use SHOW HELP;", "{statement}");
+        }
+        assert_eq!(
+            Refusal::InvalidCommand("SHO X".into()).for_log(),
+            "invalid command 'SHO X', use SHOW HELP;"
+        );
     }
 
     #[test]

@@ -220,8 +220,7 @@ fn rows(messages: &[SimpleQueryMessage]) -> Vec<&tokio_postgres::SimpleQueryRow>
 async fn every_table_is_read_by_both_query_protocols() {
     let world = world();
     let (driver, _seat) = driver(&world).await;
-    // What is for the next process alone is refused here.
-    for topic in Topic::TABLES.iter().filter(|it| **it != Topic::Handover) {
+    for topic in Topic::TABLES.iter().filter(|it| !it.is_of_sockets()) {
         let sql = format!("SHOW {}", topic.name());
         let simple = driver.simple_query(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         let extended = driver.query(&sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
@@ -491,6 +490,20 @@ async fn drivers_that_open_transactions_are_let_to() {
     assert_eq!(driver.query_one("SELECT 1", &[]).await.expect("a row").get::<_, i32>(0), 1);
 }
 
+#[tokio::test]
+async fn sockets_are_shown_to_simple_queries_only() {
+    let world = world();
+    let (driver, _seat) = driver(&world).await;
+    for sql in ["SHOW FDS", "SHOW HANDOVER"] {
+        let refused = driver.query(sql, &[]).await.expect_err(sql);
+        let refused = refused.as_db_error().expect("an answer");
+        assert_eq!(
+            (refused.code().code(), refused.message()),
+            ("0A000", "this command needs a simple query")
+        );
+    }
+}
+
 async fn get(world: &World, path: &str) -> String {
     let (near, mut far) = tokio::io::duplex(4096);
     let served = http::serve(Arc::clone(&world.admin), near);
@@ -513,6 +526,17 @@ async fn readiness_fails_with_a_reason_while_life_goes_on() {
     assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("shutting down\n"), "{answer}");
     assert!(get(&world, "/live").await.starts_with("HTTP/1.1 200"));
     assert!(get(&world, "/nothing").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_its_answer_keeps_no_place() {
+    let world = world();
+    let (near, mut far) = tokio::io::duplex(64);
+    far.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("the server listens");
+    let begun = tokio::time::Instant::now();
+    http::serve(Arc::clone(&world.admin), near).await;
+    assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", begun.elapsed());
+    drop(far);
 }
 
 #[tokio::test]

@@ -205,6 +205,33 @@ fn a_password_changed_on_the_server_is_noticed() {
 }
 
 #[test]
+fn a_password_changed_in_the_configuration_serves_clients_that_came_before() {
+    let cluster = Cluster::private(&[]);
+    let forced = |password: &str| format!("dbname = \"app\"\nuser = \"md5_user\"\npassword = \"{password}\"");
+    let own = |password: &str| format!("password = \"{password}\"");
+    let mut pooler = Setup::of(&cluster)
+        .without_user("scram_user")
+        .without_user("md5_user")
+        .database("forced", &forced("md5-secret"))
+        .user("scram_user", &own("scram-secret"))
+        .start();
+    let mut clients = [pooler.connect("forced", "app"), pooler.connect("app", "scram_user")];
+    for client in &mut clients {
+        assert_eq!(client.value("SELECT 'in'"), "in");
+    }
+    cluster.execute("ALTER ROLE md5_user PASSWORD 'new'");
+    cluster.execute("ALTER ROLE scram_user PASSWORD 'new'");
+    pooler.reload(|setup| {
+        let setup = setup.without_database("forced").without_user("scram_user");
+        setup.database("forced", &forced("new")).user("scram_user", &own("new"))
+    });
+    pooler.show("RECONNECT");
+    for client in &mut clients {
+        assert_eq!(client.value("SELECT 'still in'"), "still in");
+    }
+}
+
+#[test]
 fn auth_query_never_carries_a_clients_settings() {
     let cluster = Cluster::private(&["log_statement = 'all'", "log_line_prefix = '%u|%a|'"]);
     let pooler = Setup::of(&cluster)
@@ -264,6 +291,12 @@ fn secrets_are_never_shown() {
     let _ = login(&pooler, "app", "app", "a-wrong-secret-guess");
     let mut console = pooler.dial();
     console.login(&[("user", "admin"), ("database", "pgbouncer")], "admin-secret").unwrap();
+    for set in [
+        "/* too early */ SET auth_ldap_options 'a-mistyped-secret'",
+        "SET auth_ldap_options = 'a-good-secret'",
+    ] {
+        console.query(set);
+    }
     let mut shown = pooler.log();
     for what in ["CONFIG", "DATABASES", "USERS", "CLIENTS", "SERVERS", "POOLS"] {
         shown.push_str(&format!("{:?}", console.query(&format!("SHOW {what}"))));

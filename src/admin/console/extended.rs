@@ -58,7 +58,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
         let text = String::from_utf8_lossy(parse.text);
         let statement = match command::statements(&text).as_slice() {
             [] => None,
-            [one] => Some(command::parse(one)?),
+            [one] => match command::parse(one)? {
+                Command::Show(topic) if topic.is_of_sockets() => return Err(Refusal::SimpleQueryOnly.into()),
+                command => Some(command),
+            },
             _ => return Err(Refusal::SeveralInOne.into()),
         };
         if self.statements.len() >= NAMES_MAX {

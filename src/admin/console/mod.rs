@@ -250,10 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             encode::empty_query_response(&mut self.output);
         }
         for statement in statements {
-            // A SET may carry a secret.
-            if !statement.get(..3).is_some_and(|it| it.eq_ignore_ascii_case("set")) {
-                client_event!(debug, self.session.entry, "got admin query: {statement}");
-            }
+            client_event!(debug, self.session.entry, "got admin query: {}", command::loggable(statement));
             self.count();
             let outcome = match command::parse(statement) {
                 Ok(Command::Show(topic)) if topic.is_of_sockets() => self.sockets(topic).await?,
@@ -456,7 +453,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
-        tracing::error!("{refusal}");
+        client_event!(error, self.session.entry, "{}", refusal.for_log());
         self.cell().pooler_error();
         refusal.report(self.admin.compatibility()).encode(&mut self.output);
     }
