@@ -7,6 +7,7 @@
 //! Levels have PgBouncer's names in its format: error is ERROR (FATAL with a field `fatal = true`), warn is WARNING,
 //! info is LOG, debug is DEBUG, trace is NOISE.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -158,6 +159,18 @@ impl Outputs {
     }
 }
 
+/// From now on a panic stands in the log, on whichever thread it happens: a task that panics ends without a word, and a
+/// daemon has no standard error.
+pub fn note_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        match trace.status() {
+            BacktraceStatus::Captured => tracing::error!("{panic}\n{trace}"),
+            _ => tracing::error!("{panic}"),
+        }
+    }));
+}
+
 #[derive(Debug)]
 struct Syslog {
     socket: UnixDatagram,
@@ -183,8 +196,15 @@ impl Syslog {
         };
         let priority = u16::from(self.facility) * 8 + severity;
         let text = format!("<{priority}>{}[{}]: {message}", self.ident, std::process::id());
-        // A full queue loses lines rather than holding up queries.
-        let _ = self.socket.send(text.as_bytes());
+        match self.socket.send(text.as_bytes()) {
+            Ok(_) => {}
+            // A full queue loses lines rather than holding up queries.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Who listened there may have been started anew. There is nowhere to tell of a log that cannot be written.
+            Err(_) => {
+                let _ = self.socket.connect(SYSLOG_SOCKET).and_then(|()| self.socket.send(text.as_bytes()));
+            }
+        }
     }
 }
 

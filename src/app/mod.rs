@@ -121,6 +121,7 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
     }
     let console = if options.is_silent() { log::Console::Silent } else { log::Console::StandardError };
     let log = Log::start(&config.settings, console).map_err(|it| Failure::of("log", it))?;
+    log::note_panics();
     let inherited = handover::inherited().map_err(|it| Failure(it.to_string()))?;
     let tls = Tls::of(&config.settings).map_err(|it| Failure::of("TLS setup failed", it))?;
     tls.notes().for_each(|note| tracing::warn!("{note}"));
@@ -260,7 +261,10 @@ impl Serving<'_> {
         if self.daemon {
             daemon::report_ready().map_err(|it| Failure::of("cannot leave the terminal", it))?;
         }
-        accept::until_ended(process, open).await;
+        tokio::select! {
+            () = accept::until_ended(process, open) => {}
+            () = self.threads.lost() => return Err(Failure("a worker has ended".to_owned())),
+        }
         if process.exports.has_given() {
             handing::take_leave(process).await;
         }
@@ -305,8 +309,8 @@ async fn follow_names(process: Arc<Process>, mut moves: mpsc::UnboundedReceiver<
 
 /// Looks after pools, statistics and statements for as long as the process runs.
 async fn tend(process: Arc<Process>, admin: Arc<Admin>) {
-    let period = process.config.load().settings.stats_period;
-    let mut turns = tokio::time::interval(period.max(Duration::from_secs(1)));
+    let stats_period = || process.config.load().settings.stats_period.max(Duration::from_secs(1));
+    let mut turns = tokio::time::interval(stats_period());
     let mut sweeps = tokio::time::interval(SWEEP_PERIOD);
     let mut tides = tokio::time::interval(TIDE_PERIOD);
     let mut tide = memory::Tide::default();
@@ -318,7 +322,13 @@ async fn tend(process: Arc<Process>, admin: Arc<Admin>) {
             () = &mut pools => return,
             _ = turns.tick() => admin.turn_stats(std::time::Instant::now()),
             _ = sweeps.tick() => process.registry.sweep(),
-            _ = tides.tick() => tide.observe(process.roster.client_count(), || process.shrink()),
+            _ = tides.tick() => {
+                tide.observe(process.roster.client_count(), || process.shrink());
+                if turns.period() != stats_period() {
+                    turns = tokio::time::interval(stats_period());
+                    turns.reset();
+                }
+            }
         }
     }
 }

@@ -4,8 +4,8 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Gid, Uid};
-use rustix::process::{Pid, getuid, test_kill_process};
+use nix::unistd::User;
+use rustix::process::{Gid, Pid, Uid, getuid, test_kill_process};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
 /// The pid file, removed when this is dropped.
@@ -56,8 +56,9 @@ pub fn become_user(name: Option<&str>) -> Result<(), String> {
             Ok(())
         };
     };
-    let text = fs::read_to_string("/etc/passwd").map_err(|it| format!("cannot read /etc/passwd: {it}"))?;
-    let (uid, gid) = find(&text, name).ok_or_else(|| format!("no such user of the system: {name}"))?;
+    let user = User::from_name(name).map_err(|it| format!("cannot look up user {name}: {it}"))?;
+    let user = user.ok_or_else(|| format!("no such user of the system: {name}"))?;
+    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     if getuid().as_raw() == uid {
         return Ok(());
     }
@@ -67,27 +68,9 @@ pub fn become_user(name: Option<&str>) -> Result<(), String> {
     set_thread_uid(Uid::from_raw(uid)).map_err(refused)
 }
 
-/// A line of passwd(5).
-fn find(passwd: &str, name: &str) -> Option<(u32, u32)> {
-    passwd.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(':').collect();
-        match fields[..] {
-            [found, _, uid, gid, ..] if found == name => Some((uid.parse().ok()?, gid.parse().ok()?)),
-            _ => None,
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_user_is_found_by_its_whole_name() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\npostgres:x:101:104::/var/lib/postgresql:/bin/bash\n";
-        assert_eq!(find(passwd, "postgres"), Some((101, 104)));
-        assert_eq!(find(passwd, "post"), None);
-    }
 
     #[test]
     fn a_pid_file_is_kept_by_a_living_process_and_taken_from_a_dead_one() {

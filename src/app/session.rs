@@ -30,7 +30,7 @@ use crate::session::relay::{Activity, Relay, Rules};
 use crate::stats::{
     ClientConnected, ClientEntry, ClientLogin, ClientSeat, Disconnect, Replication, Served, client_event,
 };
-use crate::wire::{CancelKey, Report};
+use crate::wire::{CancelKey, Report, SqlState};
 
 /// How long `auth_query` may take: as a login's other steps, it must not keep a server for ever.
 const AUTH_QUERY_MAX: Duration = Duration::from_secs(30);
@@ -252,7 +252,13 @@ async fn console(
     entry.set_application_name(name.map(|(_, value)| Arc::from(value.as_str())));
     let cancel = Arc::new(Notify::new());
     let minor = client.minor;
-    let Ok((_ticket, key)) = process.cancels.mint_for_console(minor, &cancel) else { return };
+    let (_ticket, key) = match process.cancels.mint_for_console(minor, &cancel) {
+        Ok(minted) => minted,
+        Err(error) => {
+            client.part(no_key(&error)).await;
+            return;
+        }
+    };
     let _present = Consoles::enter(process);
     let session = admin::Session {
         worker: entry.worker(),
@@ -275,6 +281,11 @@ async fn console(
         tracing::info!("the process that was to take over is gone, doing RESUME");
         resume_suspended(process);
     }
+}
+
+/// What a client is told for whom there is no cancel key.
+fn no_key(error: &cancel::MintError) -> End {
+    Refusal::Server(Box::new(Report::fatal(SqlState::INTERNAL_ERROR, error.to_string()))).into()
 }
 
 /// A client's conversation, and its places in the limits and among the cancel keys.
@@ -403,7 +414,13 @@ async fn begin(
     let wanted = if lease.is_some() { &[] } else { &*client.parameters };
     let greeting = worker.shared.borrow_mut().greeting(&welcome, wanted);
     entry.set_application_name(greeting.parameters.reported.text("application_name"));
-    let Ok((ticket, key)) = process.cancels.mint(client.minor, claim.caller()) else { return None };
+    let (ticket, key) = match process.cancels.mint(client.minor, claim.caller()) {
+        Ok(minted) => minted,
+        Err(error) => {
+            client.part(no_key(&error)).await;
+            return None;
+        }
+    };
     let config = process.config.load_full();
     let rules = Rules::of(&config.settings, pool.mode());
     let welcome = Welcome {

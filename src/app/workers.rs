@@ -56,6 +56,8 @@ pub struct Workers {
     ids: Vec<Pid>,
     doors: mpsc::UnboundedSender<Door>,
     stop: CancellationToken,
+    /// Cancelled when one of them ends, whyever.
+    ended: CancellationToken,
 }
 
 /// The ways of clients to all workers.
@@ -164,7 +166,7 @@ impl Workers {
         admin: &Arc<Admin>,
         openings: &super::opener::Openings,
     ) -> io::Result<Self> {
-        let stop = CancellationToken::new();
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let (mut intakes, mut errands, mut threads, mut ids) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut inboxes, mut doors) = (Vec::new(), Vec::new());
@@ -188,7 +190,11 @@ impl Workers {
                 stop: stop.clone(),
             };
             let (ready, started) = std::sync::mpsc::channel();
-            let body = move || drive(driver, &ready, run(post));
+            let ending = ended.clone().drop_guard();
+            let body = move || {
+                let _ending = ending;
+                drive(driver, &ready, run(post));
+            };
             threads.push(std::thread::Builder::new().name(format!("worker {number}")).spawn(body)?);
             ids.push(started.recv().map_err(|_| io::Error::other("a worker has ended at once"))??);
         }
@@ -197,7 +203,7 @@ impl Workers {
         let _ = process.hall.0.set(intakes);
         // The first worker is always at work.
         let doors = doors.into_iter().next().ok_or_else(|| io::Error::other("there are no workers"))?;
-        Ok(Self { threads, ids, doors, stop })
+        Ok(Self { threads, ids, doors, stop, ended })
     }
 
     /// Their threads, in their order.
@@ -214,6 +220,11 @@ impl Workers {
         // A connection that comes to who serves it wakes no other thread.
         let _ = self.doors.send(door);
         outcome.await.map_err(|_| io::Error::other("a worker has ended"))?
+    }
+
+    /// Ready when one of them has ended that nobody has stopped: its clients are gone, and perhaps nobody accepts.
+    pub async fn lost(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Ends all of them, and with them what they still have.
