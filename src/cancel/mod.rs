@@ -26,7 +26,8 @@ mod random;
 pub use carry::{Means, send};
 pub use peers::Peers;
 
-/// Cancel requests that are carried out at once; further ones wait for their turn.
+/// Cancel requests of clients that are carried out at once; further ones wait for their turn. The pooler's own, for
+/// clients that have left a query behind, are never more than there are busy servers.
 pub const CANCELS_AT_ONCE_MAX: usize = 64;
 
 /// How often a key is drawn anew because another client has one with the same hash.

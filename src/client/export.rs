@@ -50,7 +50,7 @@ pub struct Exported {
 #[derive(Debug, Default)]
 pub struct Exports {
     open: AtomicUsize,
-    asked: DashMap<ClientId, oneshot::Sender<Exported>>,
+    asked: DashMap<ClientId, Vec<oneshot::Sender<Exported>>>,
     given: DashSet<ClientId>,
     /// The session of the console through which another process is given everything.
     heir: AtomicU64,
@@ -63,22 +63,26 @@ impl Exports {
     /// Asks a client's conversation. `None`: it has TLS or is ending, or does not answer.
     pub async fn ask(&self, entry: &ClientEntry) -> Option<Exported> {
         let (sender, answer) = oneshot::channel();
-        self.asked.insert(entry.id(), sender);
+        self.asked.entry(entry.id()).or_default().push(sender);
         self.open.fetch_add(1, Ordering::SeqCst);
         entry.nudge();
         let answer = timeout(ANSWER_MAX, answer).await;
-        self.asked.remove(&entry.id());
+        // Others may have asked as well, and still wait.
+        self.asked.remove_if_mut(&entry.id(), |_, askers| {
+            askers.retain(|it| !it.is_closed());
+            askers.is_empty()
+        });
         self.open.fetch_sub(1, Ordering::SeqCst);
         answer.ok()?.ok()
     }
 
-    /// The question to this client's conversation, if there is one. A plain load where nobody is asked.
+    /// Who asks this client's conversation. A plain load where nobody is asked.
     #[inline]
-    pub(super) fn asked(&self, id: ClientId) -> Option<oneshot::Sender<Exported>> {
+    pub(super) fn asked(&self, id: ClientId) -> Vec<oneshot::Sender<Exported>> {
         if self.open.load(Ordering::SeqCst) == 0 {
-            return None;
+            return Vec::new();
         }
-        self.asked.remove(&id).map(|(_, sender)| sender)
+        self.asked.remove(&id).map(|(_, askers)| askers).unwrap_or_default()
     }
 
     /// From now on this session of the console speaks for the next process. False where another one does already.
@@ -111,5 +115,29 @@ impl Exports {
         self.given.clear();
         self.heir.store(NOBODY, Ordering::SeqCst);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+    use crate::ids::WorkerId;
+    use crate::stats::{Address, ClientConnected, Roster};
+
+    #[tokio::test]
+    async fn who_asks_takes_nobody_elses_question() {
+        let (exports, roster) = (Exports::default(), Roster::new(Instant::now(), SystemTime::now()));
+        let peer = Address::Tcp("127.0.0.1:5000".parse().unwrap());
+        let connected = ClientConnected { id: ClientId(1), worker: WorkerId(0), local: peer.clone(), peer };
+        let seat = roster.client(connected, Instant::now());
+        let conversation = async {
+            let askers = exports.asked(seat.id());
+            assert_eq!(askers.len(), 2);
+        };
+        let (one, other, ()) = tokio::join!(exports.ask(&seat), exports.ask(&seat), conversation);
+        assert!(one.is_none() && other.is_none(), "the conversation has said nothing");
+        assert!(exports.asked(seat.id()).is_empty() && exports.asked.is_empty());
     }
 }

@@ -41,7 +41,7 @@ pub struct Pools<C: Connection = ServerConn> {
     pub(super) setup: Arc<PoolsSetup<C>>,
     pub(super) pools: DashMap<PoolKey, Arc<Pool<C>>>,
     pub(super) databases: DashMap<DatabaseName, Arc<DatabaseControl>>,
-    users: DashMap<UserName, Arc<Limit>>,
+    pub(super) users: DashMap<UserName, Arc<Limit>>,
     pub(super) alarm: Arc<Alarm<C>>,
     paused: AtomicBool,
     pub(super) suspension: Arc<Suspension>,

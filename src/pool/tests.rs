@@ -686,6 +686,7 @@ fn an_unused_pool_is_removed() {
     assert!(world.pools.find(&key("a")).is_some());
     world.pools.upkeep(now + Duration::from_secs(5));
     assert!(world.pools.find(&key("a")).is_none());
+    assert!(world.pools.users.is_empty(), "nor is anything kept of its user");
 }
 
 #[test]

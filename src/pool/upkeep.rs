@@ -64,6 +64,7 @@ impl<C: Connection> Pools<C> {
         // A database without an entry of its own is known only while it has pools, or a mark of the console.
         self.databases
             .retain(|name, control| config.databases.contains_key(name) || !control.is_forgettable());
+        self.users.retain(|_, limit| Arc::strong_count(limit) > 1);
         // Waiting orders look again, in case something ended without a word.
         self.alarm.changed();
     }

@@ -12,10 +12,11 @@ use crate::session::portable::Packer;
 impl Driver {
     /// Answers who asks for the conversation's sockets.
     pub(super) fn show_who_asks(&self, pace: Pace) {
-        let Some(question) = self.worker.exports.asked(self.claim.caller().id()) else { return };
-        // Nobody may wait for it any more. Without a file descriptor left there is no answer.
-        if let Ok(Some(exported)) = self.export(pace) {
-            let _ = question.send(exported);
+        for asker in self.worker.exports.asked(self.claim.caller().id()) {
+            // Nobody may wait for it any more. Without a file descriptor left there is no answer.
+            if let Ok(Some(exported)) = self.export(pace) {
+                let _ = asker.send(exported);
+            }
         }
     }
 
