@@ -405,8 +405,12 @@ impl<'a> Unpacker<'a> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::*;
+    use crate::config::{PoolMode, Settings};
     use crate::prepared::Registry;
+    use crate::session::relay::{Relay, Rules};
 
     /// A server in the middle of everything.
     fn busy_server(registry: &Registry) -> Server {
@@ -479,6 +483,19 @@ mod tests {
         let mut nothing = Common::default();
         let read = Unpacker::new(&bytes, &mut nothing, Instant::now()).server();
         assert_eq!(read.unwrap_err(), Unreadable("an unknown statement"));
+    }
+
+    #[test]
+    fn what_is_written_changes_only_with_the_number_of_the_layout() {
+        let (mut out, now) = (Packer::default(), Instant::now());
+        out.server(&busy_server(&Registry::default()));
+        let rules = Rules::of(&Settings::default(), PoolMode::Transaction);
+        let settings: Arc<Values> = Arc::new([("TimeZone", "UTC")].into_iter().collect());
+        let parameters = Parameters { reported: Arc::clone(&settings), extra: Values::none() };
+        assert!(Relay::new(rules, parameters, now).with_start(settings).pack(now, &mut out));
+        let digest = Sha256::digest(out.finish());
+        let begin = u64::from_be_bytes(*digest.first_chunk().expect("it has 32 bytes"));
+        assert_eq!((LAYOUT, begin), (1, 0xbd81_4d87_4aff_7c7c), "another layout needs another number");
     }
 
     #[test]
