@@ -13,6 +13,17 @@ use crate::stats::Disconnect;
 /// How long to wait where no file descriptor is left for another client.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often the log has it that clients can't be accepted.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+
+const OUT_OF_DESCRIPTORS: &str =
+    ": raise the limit (LimitNOFILE of a systemd unit, ulimit -n) or lower max_client_conn";
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].into_iter().any(|it| error.raw_os_error() == Some(it.raw_os_error()))
+}
+
 /// How long clients that are sent away at the end may take to hear of it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -44,6 +55,7 @@ pub async fn until_closed(crew: &Crew, listener: Listener) {
 
 async fn accept(crew: &Crew, listener: &Listener) {
     let suspension = crew.process().pools.suspension();
+    let mut told: Option<Instant> = None;
     loop {
         suspension.over().await;
         tokio::select! {
@@ -51,7 +63,11 @@ async fn accept(crew: &Crew, listener: &Listener) {
             // Who connects now waits in the system's queue, for this process or the next.
             () = suspension.begun() => {}
             error = accept_all(crew, listener) => {
-                tracing::warn!("cannot accept a client: {error}");
+                if told.is_none_or(|it| it.elapsed() >= COMPLAINT_PERIOD) {
+                    told = Some(Instant::now());
+                    let hint = if is_out_of_descriptors(&error) { OUT_OF_DESCRIPTORS } else { "" };
+                    tracing::warn!("cannot accept a client: {error}{hint}");
+                }
                 tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
             }
         }

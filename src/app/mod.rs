@@ -18,6 +18,7 @@ use crate::net::{Moved, Shared, TcpOptions, Tls};
 mod accept;
 mod adopt;
 mod daemon;
+mod descriptors;
 mod foreman;
 mod handing;
 mod log;
@@ -122,6 +123,7 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
     let console = if options.is_silent() { log::Console::Silent } else { log::Console::StandardError };
     let log = Log::start(&config.settings, console).map_err(|it| Failure::of("log", it))?;
     log::note_panics();
+    descriptors::see_to_limit(&config);
     let inherited = handover::inherited().map_err(|it| Failure(it.to_string()))?;
     let tls = Tls::of(&config.settings).map_err(|it| Failure::of("TLS setup failed", it))?;
     tls.notes().for_each(|note| tracing::warn!("{note}"));

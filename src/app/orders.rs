@@ -87,7 +87,8 @@ fn known(process: &Process, database: Option<&DatabaseName>) -> Result<(), Refus
     let Some(name) = database else { return Ok(()) };
     let config = process.config.load();
     let in_use = || process.pools.databases().iter().any(|it| it.name == *name);
-    if config.databases.contains_key(name) || in_use() {
+    // The entry `*` stands for every name.
+    if config.database(name).is_some() || in_use() {
         return Ok(());
     }
     Err(Refusal::NoSuchDatabase(name.clone()))

@@ -24,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 use super::ring::RingListener;
 use super::socket::LooseSocket;
 use super::{Address, Detached, TcpOptions};
-use crate::config::Settings;
+use crate::config::{Compatibility, Settings};
 
 /// `UNIXSOCK_PATH_BUFLEN` in src/include/libpq/pqcomm.h, without the final zero byte.
 const UNIX_PATH_BYTES_MAX: usize = 107;
@@ -164,11 +164,14 @@ enum Keeper {
     Another,
 }
 
-/// Binds all that the settings ask for. Blocks on the resolver where `listen_addr` has names.
+/// Binds all that the settings ask for. Blocks on the resolver where `listen_addr` has names. Addresses that this machine
+/// does not have just now are left out, with a warning: one of IPv4 and IPv6, or one that moves between machines. But one
+/// must be left, or in PgBouncer's way a unix socket.
 ///
 /// Errors: the first place that can't be had; the others are then free again.
 pub fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
     let mut bound = Vec::new();
+    let mut absent = None;
     let mut port = settings.listen_port;
     for name in &settings.listen_addr {
         for mut address in addresses(name, port)? {
@@ -181,11 +184,20 @@ pub fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
                     }
                     bound.push(it);
                 }
-                // `*` means what there is: a machine may have one of IPv4 and IPv6 only.
-                Err(error) if name == "*" && is_no_such_family(&error) => {}
+                // `*` means what there is.
+                Err(error) if name == "*" && is_absent(&error) => {}
+                Err(error) if is_absent(&error) => {
+                    tracing::warn!("{error}");
+                    absent.get_or_insert(error);
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+    if let Some(error) = absent.filter(|_| bound.is_empty())
+        && settings.compatibility == Compatibility::Postgres
+    {
+        return Err(error);
     }
     if let Some(dir) = settings.unix_socket_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
         bound.push(bind_unix(&dir.join(format!(".s.PGSQL.{port}")), settings)?);
@@ -209,7 +221,7 @@ fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
     Ok((name, port).to_socket_addrs().map_err(failed)?.collect())
 }
 
-fn is_no_such_family(error: &ListenError) -> bool {
+fn is_absent(error: &ListenError) -> bool {
     let ListenError::Refused { source, .. } = error else { return false };
     source.kind() == io::ErrorKind::AddrNotAvailable
         || source.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())

@@ -266,6 +266,22 @@ fn the_entry_star_stands_for_all_other_databases() {
 }
 
 #[test]
+fn databases_of_the_entry_star_are_known_before_anybody_has_used_them() {
+    let pooler = Setup::of(Cluster::shared()).without_database("app2").database("*", "").start();
+    let mut console = pooler.console();
+    assert_eq!(tags(&console.query("DISABLE app2")), "CZ");
+    let refused = pooler.refusal(&[("user", "app"), ("database", "app2")], "");
+    assert_eq!(refused.text(), "database \"app2\" is disabled");
+    assert_eq!(tags(&console.query("ENABLE app2")), "CZ");
+    assert_eq!(tags(&console.query("PAUSE postgres")), "CZ");
+    let paused =
+        |row: &std::collections::BTreeMap<String, String>| row["name"] == "postgres" && row["paused"] == "1";
+    assert!(pooler.show("SHOW DATABASES").iter().any(paused));
+    assert_eq!(tags(&console.query("RESUME postgres")), "CZ");
+    assert_eq!(pooler.connect("postgres", "app").value("SELECT current_database()"), "postgres");
+}
+
+#[test]
 fn an_entry_may_force_the_user() {
     let setup = Setup::of(Cluster::shared()).set("default_pool_size", "1");
     let pooler = setup.database("forced", "dbname = \"app\"\nuser = \"app2\"").start();

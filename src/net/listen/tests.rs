@@ -178,3 +178,25 @@ fn a_group_is_found_by_name_and_by_number() {
     let settings = Settings { unix_socket_group: Some("no-such-group".into()), ..unix(dir.path()) };
     assert!(matches!(fails(&settings), ListenError::Group { .. }));
 }
+
+#[test]
+fn an_address_that_is_elsewhere_just_now_is_left_out_as_long_as_one_is_left() {
+    let elsewhere = "192.0.2.55".to_owned();
+    let both = Settings {
+        listen_addr: vec![elsewhere.clone(), "127.0.0.1".to_owned()],
+        listen_port: 0,
+        ..nowhere()
+    };
+    let bound = bind(&both).unwrap();
+    assert!(matches!(*bound[0].place(), Place::Tcp(it) if it.ip().is_loopback()) && bound.len() == 1);
+    let dir = tempfile::tempdir().unwrap();
+    for (compatibility, serves) in [(Compatibility::Postgres, false), (Compatibility::PgBouncer, true)] {
+        let one = Settings { listen_addr: vec![elsewhere.clone()], compatibility, ..unix(dir.path()) };
+        let bound = bind(&one);
+        assert_eq!(bound.is_ok(), serves, "{compatibility:?}: {bound:?}");
+        bound.into_iter().flatten().for_each(|it| remove_file_of(it.place()));
+        let text = fails(&Settings { unix_socket_dir: None, ..one }).to_string();
+        let wanted = if serves { "nowhere to listen on" } else { "cannot listen on 192.0.2.55:6432" };
+        assert!(text.contains(wanted), "{text}");
+    }
+}

@@ -36,7 +36,7 @@ impl Choices {
         let mut suites = suites13(wishes.suites13, &provider.cipher_suites)?;
         suites.extend(suites12(wishes.ciphers, &provider.cipher_suites, &mut notes)?);
         provider.cipher_suites = suites;
-        if let Some(groups) = curves(wishes.curves)? {
+        if let Some(groups) = curves(wishes.curves, &mut notes)? {
             provider.kx_groups = groups;
         }
         Ok(Self { provider: Arc::new(provider), versions, notes })
@@ -156,23 +156,35 @@ fn openssl_parts(word: &str) -> Vec<&str> {
     word.split('+').map(part).collect::<Option<Vec<_>>>().unwrap_or_else(|| vec![word])
 }
 
+/// Curves that there are here, by OpenSSL's names and the standard's.
+const CURVES: [(&[&str], &dyn SupportedKxGroup); 4] = [
+    (&["prime256v1", "secp256r1", "p-256"], kx_group::SECP256R1),
+    (&["secp384r1", "p-384"], kx_group::SECP384R1),
+    (&["x25519"], kx_group::X25519),
+    (&["x25519mlkem768"], kx_group::X25519MLKEM768),
+];
+
 /// `None`: rustls's own choice, the hybrid with ML-KEM first.
 fn curves(
     (setting, value): (&'static str, &str),
+    notes: &mut Vec<String>,
 ) -> Result<Option<Vec<&'static dyn SupportedKxGroup>>, TlsError> {
     if matches!(value.trim().to_ascii_lowercase().as_str(), "" | "auto" | "none") {
         return Ok(None);
     }
-    words(value)
-        .map(|name| match name.to_ascii_lowercase().as_str() {
-            "prime256v1" | "secp256r1" | "p-256" => Ok(kx_group::SECP256R1),
-            "secp384r1" | "p-384" => Ok(kx_group::SECP384R1),
-            "x25519" => Ok(kx_group::X25519),
-            "x25519mlkem768" => Ok(kx_group::X25519MLKEM768),
-            _ => Err(TlsError::Value { setting, value: value.to_owned() }),
-        })
-        .collect::<Result<_, _>>()
-        .map(Some)
+    let mut chosen = Vec::new();
+    for word in words(value) {
+        let name = word.to_ascii_lowercase();
+        match CURVES.iter().find(|(names, _)| names.contains(&name.as_str())) {
+            Some((_, curve)) => chosen.push(*curve),
+            None => notes.push(format!("{setting}: \"{word}\" does not exist here and is left out")),
+        }
+    }
+    if chosen.is_empty() {
+        let known: Vec<_> = CURVES.iter().filter_map(|(names, _)| names.first().copied()).collect();
+        return Err(TlsError::Value { setting, value: format!("{value} (here: {})", known.join(", ")) });
+    }
+    Ok(Some(chosen))
 }
 
 fn words(list: &str) -> impl Iterator<Item = &str> {
@@ -264,10 +276,19 @@ mod tests {
 
     #[test]
     fn curves_have_openssls_names() {
-        assert!(curves(("client_tls_ecdhcurve", "auto")).is_ok_and(|it| it.is_none()));
+        let mut notes = Vec::new();
+        assert!(curves(("client_tls_ecdhcurve", "auto"), &mut notes).is_ok_and(|it| it.is_none()));
         assert!(
-            curves(("client_tls_ecdhcurve", "prime256v1")).is_ok_and(|it| it.is_some_and(|it| it.len() == 1))
+            curves(("client_tls_ecdhcurve", "prime256v1"), &mut notes)
+                .is_ok_and(|it| it.is_some_and(|it| it.len() == 1))
         );
-        assert!(curves(("client_tls_ecdhcurve", "brainpool")).is_err());
+        assert!(notes.is_empty());
+        let some = curves(("client_tls_ecdhcurve", "secp521r1:P-384"), &mut notes);
+        assert!(some.is_ok_and(|it| it.is_some_and(|it| it.len() == 1)));
+        assert_eq!(notes, ["client_tls_ecdhcurve: \"secp521r1\" does not exist here and is left out"]);
+        let none = curves(("client_tls_ecdhcurve", "brainpool"), &mut notes).err().map(|it| it.to_string());
+        let text =
+            "invalid client_tls_ecdhcurve: brainpool (here: prime256v1, secp384r1, x25519, x25519mlkem768)";
+        assert_eq!(none.as_deref(), Some(text));
     }
 }
