@@ -247,6 +247,7 @@ impl Driver {
             if pace == Pace::Still {
                 return Poll::Pending;
             }
+            let flushes = (self.client_flush, self.server_flush);
             progress |= !drained.client && self.read_client(cx, pace, &mut drained);
             if self.ask_for_server(cx, now) {
                 drained.server = false;
@@ -255,11 +256,16 @@ impl Driver {
             progress |= self.write_server(cx);
             progress |= !drained.server && self.read_server(cx, pace, &mut drained);
             progress |= self.write_client(cx);
+            // Nobody wakes a conversation that has just flushed the last of what kept it from rest.
+            progress |= pace != Pace::Free && flushes != (self.client_flush, self.server_flush);
             progress = progress || (pace == Pace::Free && self.mind_limits(cx));
             progress |= self.has_paused(cx);
+            let before = (self.client.is_some(), self.give_up);
             if self.is_over(cx) {
                 return Poll::Ready(Outcome::Ended(self.ended.take().map_or(Ended::Vanished, |it| *it)));
             }
+            // A parting has its own last words to the server, and its own limit.
+            progress |= before != (self.client.is_some(), self.give_up);
             if !progress {
                 break;
             }

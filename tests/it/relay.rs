@@ -361,3 +361,16 @@ fn many_clients_with_pipelines_get_their_own_answers() {
         }
     });
 }
+
+#[test]
+fn who_terminates_in_a_transaction_leaves_no_server_behind() {
+    let pooler = Setup::of(Cluster::shared()).set("default_pool_size", "1").start();
+    for sent in
+        [[query("BEGIN"), terminate()].concat(), [query("BEGIN"), query("SELECT 1"), terminate()].concat()]
+    {
+        let mut client = pooler.app();
+        client.send(&sent);
+        client.rest();
+        assert_eq!(pooler.app().value("SELECT 'next'"), "next");
+    }
+}

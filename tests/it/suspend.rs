@@ -1,5 +1,8 @@
 //! SUSPEND: every conversation stands still between two messages until RESUME.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use crate::support::prelude::*;
 
 /// Suspends on a console of its own, and checks that it is so.
@@ -137,4 +140,32 @@ fn a_cancelled_or_abandoned_suspend_suspends_nobody() {
     eventually("it is under way", || pooler.log().contains("SUSPEND command issued"));
     console.goodbye();
     assert_eq!(client.value("SELECT 'alive'"), "alive");
+}
+
+#[test]
+fn suspend_waits_for_no_client_that_has_its_answer() {
+    let pooler = Pooler::of(Cluster::shared());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let mut client = pooler.app();
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(client.value("SELECT 'mine'"), "mine");
+                }
+            });
+        }
+        let mut console = pooler.console();
+        let slowest = (0..25).map(|_| {
+            let begin = Instant::now();
+            console.query("SUSPEND");
+            let taken = begin.elapsed();
+            console.query("RESUME");
+            taken
+        });
+        let slowest = slowest.max().unwrap();
+        // Before a failed assertion is told, the others must be able to end.
+        over.store(true, Ordering::Relaxed);
+        assert!(slowest < Duration::from_secs(5), "{slowest:?}, of suspend_timeout's 10 s");
+    });
 }
