@@ -97,9 +97,10 @@ impl<C: Connection> Drop for Hold<C> {
             if self.outcome == Request::Unknown {
                 schedule.condemn(self.seat);
             }
-            schedule.unhold(self.seat, now)
+            schedule.unhold(self.seat, now, |member| member.is_silent())
         });
         if let Some(release) = release {
+            self.pool.show_idle(self.seat);
             self.pool.settle(release, now);
         }
     }

@@ -252,6 +252,13 @@ impl<C: Connection> Pool<C> {
         self.changed();
     }
 
+    /// A server that was held is shown as idle, if it is.
+    fn show_idle(&self, seat: Seat) {
+        if let Some(member) = self.lock().idle_at(seat) {
+            member.track(Tracked::Idle);
+        }
+    }
+
     fn show_held(&self) {
         self.lock().for_each_held(|member| member.track(Tracked::Held));
     }
@@ -438,9 +445,11 @@ impl<C: Connection> Pool<C> {
         self.close_all(closing);
     }
 
-    fn set_flow(&self, flow: Flow) {
+    /// `flow` is asked under the pool's lock: of two who change it at once, the last to ask is the last to set it.
+    fn set_flow(&self, flow: impl FnOnce() -> Flow) {
         let closing = {
             let mut schedule = self.lock();
+            let flow = flow();
             if schedule.flow() == flow {
                 return;
             }

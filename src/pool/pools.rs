@@ -133,7 +133,7 @@ impl<C: Connection> Pools<C> {
             Arc::clone(&pool)
         };
         // PAUSE sets its flag first, then goes through the map: a pool made meanwhile is paused here or there.
-        pool.set_flow(self.flow_of(&key.database));
+        pool.set_flow(|| self.flow_of(&key.database));
         PoolClient(pool)
     }
 
@@ -245,7 +245,7 @@ impl<C: Connection> Pools<C> {
 
     fn apply_flow(&self, database: Option<&DatabaseName>) {
         for pool in self.of(database) {
-            pool.set_flow(self.flow_of(&pool.key.database));
+            pool.set_flow(|| self.flow_of(&pool.key.database));
         }
     }
 

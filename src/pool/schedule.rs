@@ -321,13 +321,18 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
     }
 
     /// A cancel request has ended. `None`: the server is not waiting for that.
-    pub fn unhold(&mut self, seat: Seat, now: Instant) -> Option<Release<S, W>> {
+    pub fn unhold(&mut self, seat: Seat, now: Instant, fit: impl Fn(&S) -> bool) -> Option<Release<S, W>> {
         let slot = self.slots.get_mut(seat)?;
         slot.holds = slot.holds.saturating_sub(1);
         if slot.holds > 0 || !matches!(slot.state, State::Held(_)) {
             return None;
         }
         match self.slots.change(seat, State::Resetting)? {
+            // It is heard before anybody gets it.
+            State::Held(server) if !fit(&server) && self.unwanted(seat).is_none() => {
+                self.rest(seat, server, now);
+                Some(Release::Kept)
+            }
             State::Held(server) => Some(self.settle(seat, server, now)),
             _ => None,
         }

@@ -672,6 +672,37 @@ fn the_minimum_is_kept_for_a_forced_user_before_the_first_client() {
     assert_eq!(world.roster.server_count(), 2);
 }
 
+/// Else a login and PAUSE at the same moment could undo each other.
+#[cfg(not(feature = "interleavings"))]
+#[test]
+fn whether_a_pool_is_paused_is_asked_under_its_lock() {
+    let world = world(|_| ());
+    drop(world.pools.enter(&key("a")));
+    let pool = world.pools.find(&key("a")).expect("it was entered");
+    pool.set_flow(|| {
+        assert!(pool.schedule.try_lock().is_none());
+        Flow::Paused
+    });
+    assert_eq!(pool.lock().flow(), Flow::Paused);
+}
+
+#[test]
+fn a_server_that_dies_while_it_is_held_is_handed_to_nobody() {
+    let world = world(|_| ());
+    let (first, lease) = world.served(1, "a");
+    let Cancel::Send(hold) = first.claim.caller().cancel() else { panic!("a query runs") };
+    let wire = Arc::clone(&lease.wire);
+    give_back(lease);
+    let second = world.client(2, "a");
+    second.waits();
+    wire.hang_up();
+    world.pools.hear(Instant::now());
+    hold.ended();
+    if let Poll::Ready(Ok(lease)) = second.poll() {
+        assert!(!Arc::ptr_eq(&lease.wire, &wire), "it has a server that is dead, and was known to be");
+    }
+}
+
 #[test]
 fn an_unused_pool_is_removed() {
     let world = world(|it| it.settings.pool_idle_timeout = Duration::from_secs(1));

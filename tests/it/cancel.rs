@@ -29,6 +29,7 @@ fn a_running_query_is_cancelled_and_the_session_goes_on() {
         sleep(&mut client, &Cluster::shared().unique("mark"));
         cancel(&pooler, &client);
         assert_eq!(error(&client.ready()).sqlstate(), "57014");
+        eventually("its server is idle, and shown so", || pooler.pool("app", "app", "sv_idle") == 1);
         assert_eq!(client.value("SELECT 'alive'"), "alive");
     }
 }

@@ -285,8 +285,8 @@ fn a_held_server_serves_nobody_until_the_cancel_has_ended() {
     assert!(matches!(pool.release(seat, 0, A, now), Release::Held));
     pool.check();
     assert_eq!(pool.counts().held, 1);
-    assert!(pool.unhold(seat, now).is_none());
-    assert_eq!(handed(pool.unhold(seat, now).expect("it was held")), (2, seat));
+    assert!(pool.unhold(seat, now, |_| true).is_none());
+    assert_eq!(handed(pool.unhold(seat, now, |_| true).expect("it was held")), (2, seat));
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_cancel_that_ends_late_does_not_touch_the_seats_next_server() {
     pool.gone(seat);
     let next = fill(&mut pool, &[A], now)[0];
     assert_ne!(seat, next);
-    assert!(pool.unhold(seat, now).is_none());
+    assert!(pool.unhold(seat, now, |_| true).is_none());
     pool.gone(seat);
     assert_eq!(pool.counts().idle, 1);
 }
@@ -312,8 +312,8 @@ fn a_condemned_server_is_closed_when_its_cancels_have_ended() {
     granted(&mut pool, 1, A, now);
     assert!(pool.hold(seat) && pool.hold(seat));
     pool.condemn(seat);
-    assert!(pool.unhold(seat, now).is_none());
-    assert!(pool.unhold(seat, now).is_none(), "its client still has it");
+    assert!(pool.unhold(seat, now, |_| true).is_none());
+    assert!(pool.unhold(seat, now, |_| true).is_none(), "its client still has it");
     assert_eq!(closed(pool.release(seat, 0, A, now)), CloseReason::CloseNeeded);
 }
 
@@ -629,7 +629,7 @@ impl Model {
             }
             Step::Unhold { which } if which < self.holds.len() => {
                 let seat = self.holds.swap_remove(which);
-                if let Some(release) = self.pool.unhold(seat, self.now) {
+                if let Some(release) = self.pool.unhold(seat, self.now, |_| true) {
                     self.released(release);
                 }
             }
