@@ -7,7 +7,6 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
-use sha2::Sha256;
 
 use super::material::{Source, certified_key};
 use super::server_side::trust;
@@ -49,7 +48,6 @@ impl ClientSide {
             Source { setting: "client_tls_cert_file", path: certificate },
             Source { setting: "client_tls_key_file", path: key },
             &choices.provider,
-            &mut Sha256::default(),
         )?;
         let expires = identity.cert.first().and_then(certificate::expires);
         let setup = |source| TlsError::Setup { setting: "client_tls_*", source };
@@ -128,6 +126,6 @@ fn client_verifier(settings: &Settings, choices: &Choices) -> Result<Option<Clie
         };
     };
     let source = Source { setting: "client_tls_ca_file", path };
-    let trust = trust(source, &mut Sha256::default())?;
+    let trust = trust(source)?;
     ClientVerifier::new(demand, trust, &choices.provider).map(Some).map_err(|error| source.wrong(error))
 }

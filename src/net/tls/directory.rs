@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
-use sha2::Sha256;
 
 use super::TlsError;
 use super::material::Source;
@@ -86,7 +85,7 @@ impl Options {
 
 fn roots(ca_file: Option<&Path>) -> Result<Trust, TlsError> {
     if let Some(path) = ca_file {
-        return trust(Source { setting: "TLS_CACERT", path }, &mut Sha256::default());
+        return trust(Source { setting: "TLS_CACERT", path });
     }
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -319,17 +319,6 @@ fn faults_of_settings_and_files_are_named() {
     assert!(tls.clients.is_required() && tls.clients.is_offered() && !tls.servers.is_wanted());
 }
 
-#[test]
-fn a_changed_file_makes_server_tls_another_one() {
-    let authority = Authority::new();
-    let settings = connecting(SslMode::VerifyCa, Some(authority.path("ca.pem")));
-    let before = ServerSide::of(&settings).unwrap();
-    assert_eq!(before, ServerSide::of(&settings).unwrap());
-    std::fs::copy(Authority::new().path("ca.pem"), authority.path("ca.pem")).unwrap();
-    assert_ne!(before, ServerSide::of(&settings).unwrap());
-    assert_ne!(before, ServerSide::of(&disabled()).unwrap());
-}
-
 /// Runs a future on a thread and a runtime of its own.
 fn elsewhere<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     std::thread::spawn(move || {
