@@ -243,11 +243,6 @@ impl Admin {
         Arc::new(Self { source, orders, stats, http_connections })
     }
 
-    /// The counters of the console's own pool; upkeep turns them with the others'.
-    pub fn stats(&self) -> &Arc<PoolStats> {
-        &self.stats
-    }
-
     /// To be called once every `stats_period`: turns the averages of all pools, and logs them where `log_stats` says so.
     pub fn turn_stats(&self, now: Instant) {
         let view = View::of(self);

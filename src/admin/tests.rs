@@ -324,7 +324,7 @@ async fn a_command_is_counted_before_it_is_answered() {
     };
     // One in the pool, one for this very command.
     assert_eq!(value("total_query_count"), Some(2));
-    assert_eq!(world.admin.stats().totals().client_login_count, 1);
+    assert_eq!(world.admin.stats.totals().client_login_count, 1);
 }
 
 #[tokio::test]

@@ -64,18 +64,11 @@ impl From<std::io::Error> for CancelError {
 }
 
 impl Connector {
-    /// Sends a CancelRequest and waits until the server has acted on it. `limit` is `cancel_wait_timeout`; zero: none.
-    /// Not cancel safe: a request that was sent may still take effect after this is dropped.
+    /// Sends a CancelRequest; [`CancelSent::acted_on`] waits until the server has acted on it. `limit` is
+    /// `cancel_wait_timeout`; zero: none. Not cancel safe: a request that was sent may still take effect after this is
+    /// dropped.
     ///
     /// Errors: the request may or may not have been acted on; the connection it was for must not be reused.
-    pub async fn cancel(&self, route: &CancelRoute, limit: Duration) -> Result<(), CancelError> {
-        let limit = limit_of(limit);
-        let acted = async { self.send_cancel(route, limit).await?.acted_on(limit).await };
-        timeout(limit, acted).await.map_err(|_| CancelError::Timeout)?
-    }
-
-    /// Sends a CancelRequest; [`CancelSent::acted_on`] waits for the rest. Not cancel safe, and errors, as
-    /// [`Connector::cancel`].
     pub async fn send_cancel(&self, route: &CancelRoute, limit: Duration) -> Result<CancelSent, CancelError> {
         let limit = limit_of(limit);
         let sending = self.send_until(route, Instant::now() + limit);

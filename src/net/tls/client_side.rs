@@ -91,11 +91,11 @@ impl ClientSide {
         &self.notes
     }
 
-    /// The handshake, on the calling thread. Use [`Self::accept_by`] where queries must not wait for it. Not cancel
-    /// safe.
+    /// The handshake, on the calling thread. Not cancel safe.
     ///
-    /// Errors: TLS is off, the client's certificate is not good enough, or it speaks no TLS that we allow.
-    pub async fn accept(&self, stream: Stream) -> Result<Stream, HandshakeError> {
+    /// Errors: as [`Self::accept_by`].
+    #[cfg(test)]
+    pub(crate) async fn accept(&self, stream: Stream) -> Result<Stream, HandshakeError> {
         let config = self.config.as_ref().ok_or(HandshakeError::Off)?;
         let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
         Ok(Stream::accepted(Accepted::accept(Arc::clone(config), socket).await?))
@@ -103,7 +103,8 @@ impl ClientSide {
 
     /// The handshake; its arithmetic is done by these threads. Not cancel safe.
     ///
-    /// Errors: as [`Self::accept`], or the process is ending.
+    /// Errors: TLS is off, the client's certificate is not good enough, it speaks no TLS that we allow, or the process
+    /// is ending.
     pub async fn accept_by(&self, threads: &Handshakes, stream: Stream) -> Result<Stream, HandshakeError> {
         let config = self.config.as_ref().ok_or(HandshakeError::Off)?;
         let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
