@@ -51,12 +51,11 @@ pub fn directory() -> Result<Arc<ClientConfig>, TlsError> {
         Some(false) => ServerCheck::Anything,
         Some(true) | None => ServerCheck::IssuerAndName(roots(options.ca_file.as_deref())?),
     };
-    let algorithms = choices.provider.signature_verification_algorithms;
     let config = ClientConfig::builder_with_provider(Arc::clone(&choices.provider))
         .with_protocol_versions(&choices.versions)
         .map_err(|source| TlsError::Setup { setting: "ldap.conf", source })?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier { check, algorithms }))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(check, &choices.provider)))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }

@@ -85,12 +85,11 @@ fn client_config(settings: &Settings, choices: &Choices) -> Result<ClientConfig,
         SslMode::VerifyFull => ServerCheck::IssuerAndName(server_trust(settings)?),
         SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require => ServerCheck::Anything,
     };
-    let algorithms = choices.provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&choices.provider))
         .with_protocol_versions(&choices.versions)
         .map_err(|source| TlsError::Setup { setting: "server_tls_*", source })?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier { check, algorithms }));
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(check, &choices.provider)));
     let mut config = match (&settings.server_tls_cert_file, &settings.server_tls_key_file) {
         (Some(certificate), Some(key)) => {
             let identity = certified_key(
