@@ -74,7 +74,7 @@ const CONSTANTS: &[Constant] = &[
     constant("show transaction_read_only", "transaction_read_only", "off"),
     constant("show default_transaction_read_only", "default_transaction_read_only", "off"),
     constant("select version()", "version", super::VERSION),
-    constant("select current_database()", "current_database", "pgbouncer"),
+    constant("select current_database()", "current_database", config::CONSOLE),
     Constant { asked: "select 1", column: [Column::int4("?column?")], value: "1" },
     Constant { asked: "select pg_is_in_recovery()", column: bool_column("pg_is_in_recovery"), value: "f" },
     constant("select pg_advisory_unlock_all()", "pg_advisory_unlock_all", ""),

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::config::{Compatibility, Config};
+use crate::config::{CONSOLE, Compatibility, Config};
 use crate::ids::{ClientId, DatabaseName, PeerId, PoolKey};
 use crate::net::Names;
 use crate::stats::{PoolStats, Recent, Roster, Totals};
@@ -37,9 +37,6 @@ pub const VERSION: &str = concat!("PgBouncer 1.25.2 (pgweir ", env!("CARGO_PKG_V
 
 /// The parameter `server_version` of console sessions.
 pub const SERVER_VERSION: &str = "1.25.2/bouncer";
-
-/// The name of the console's database and of the user its sessions are counted under.
-pub const CONSOLE: &str = "pgbouncer";
 
 /// The pool that console sessions are listed and counted in.
 pub fn console_pool() -> PoolKey {

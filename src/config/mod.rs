@@ -38,7 +38,7 @@ mod words;
 pub use access::with_access;
 pub use diagnostic::{Diagnostic, Level};
 pub use diff::{Change, ReloadPlan, diff};
-pub use effective::is_console;
+pub use effective::{CONSOLE, is_console};
 pub use environment::PLACE as ENVIRONMENT;
 pub use load::{Loaded, Look, Nowhere, Surroundings, System, dialect_of, load, read};
 pub use manual::manual;

@@ -18,7 +18,7 @@ mod stream;
 mod threshold;
 pub mod tls;
 
-pub use address::{Address, Credentials, Endpoint};
+pub use address::{Address, Credentials, Endpoint, socket_path};
 pub use buffers::Buffers;
 pub use dial::{DialError, Dialer};
 pub use handshake::{HandshakeError, Handshakes};

@@ -17,7 +17,7 @@ use crate::net::{DialError, Endpoint, Stream, Tls};
 use crate::stats::Address;
 use crate::wire::{CancelKey, startup};
 
-/// How long the server may take to close the connection where `cancel_wait_timeout` sets no limit.
+/// How long a cancel may take where `cancel_wait_timeout` sets no limit.
 const UNLIMITED: Duration = Duration::from_secs(3600);
 
 /// What is needed to cancel on one connection; it may be used while another task drives that connection.
@@ -121,8 +121,9 @@ impl Connector {
     }
 }
 
-fn limit_of(limit: Duration) -> Duration {
-    if limit.is_zero() { UNLIMITED } else { limit }
+/// How long a cancel may take: `cancel_wait_timeout`, which may be zero.
+pub fn limit_of(setting: Duration) -> Duration {
+    if setting.is_zero() { UNLIMITED } else { setting }
 }
 
 /// A CancelRequest that is on its way.

@@ -9,14 +9,11 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::ServerConn;
 use super::inbox::{Inbox, InboxError};
+use super::{FOREVER, ServerConn};
 use crate::wire::backend::tag::{COPY_BOTH_RESPONSE, COPY_IN_RESPONSE, NOTIFICATION_RESPONSE};
 use crate::wire::frontend::tag;
 use crate::wire::{Backend, Report, Severity, TxStatus, encode};
-
-/// Stands in for "no limit".
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Why a query of ours failed. The connection it ran on is closed.
 #[derive(Debug, thiserror::Error)]
