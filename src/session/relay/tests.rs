@@ -22,7 +22,7 @@ const TRANSACTION: Rules = Rules {
     mode: PoolMode::Transaction,
     prepared_max: 200,
     simple_queries: true,
-    cleans_always: false,
+    reset_query_always: false,
     compatibility: Compatibility::Postgres,
 };
 
