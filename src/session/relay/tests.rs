@@ -134,6 +134,18 @@ fn a_query_takes_a_server_and_gives_it_back() {
 }
 
 #[test]
+fn a_message_of_a_server_too_long_to_be_read_is_refused_with_the_length_it_claims() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.grant(server());
+    bench.server(b"C\0\x20\0\0");
+    let (_, verdict) = bench.relay.take_released().expect("it is closed");
+    assert!(matches!(verdict, Verdict::Close(CloseReason::ProtocolViolation)), "{verdict:?}");
+    let told = String::from_utf8_lossy(&bench.sent_to_client()).into_owned();
+    assert!(told.contains("message 'C' says it has 2097152 bytes"), "{told}");
+}
+
+#[test]
 fn messages_cut_anywhere_mean_the_same() {
     let sent = messages(&[
         (b'P', b"\0select $1\0\0\0"),
