@@ -233,6 +233,7 @@ fn order(verb: &str, argument: Option<&str>) -> Result<Option<Command>, Refusal>
         "kill" => Order::Kill(any("kill")?),
         "wait_close" => Order::WaitClose(any("wait in")?),
         "disable" => Order::Disable(one("disable")?),
+        // PgBouncer's way: `admin_cmd_enable` in src/admin.c refuses in the words of DISABLE.
         "enable" => Order::Enable(one("disable")?),
         "kill_client" => {
             let id = argument.and_then(|it| it.parse().ok()).ok_or(Refusal::InvalidClient)?;

@@ -154,7 +154,7 @@ pub enum Activity {
     Suspended,
 }
 
-/// What the console may have done to a database, and whether it came from the entry `*`.
+/// What the console may have done to a database.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DatabaseState {
     /// Its name.

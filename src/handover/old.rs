@@ -217,11 +217,11 @@ impl OldProcess {
         let broken = |_| TakeOverError::Unreadable("a broken message");
         let (mut rows, mut refusal) = (Vec::new(), None);
         loop {
-            let (header, body) = self.message()?;
-            match header {
+            let (tag, body) = self.message()?;
+            match tag {
                 tag::DATA_ROW => rows.push(columns(&body).ok_or(TakeOverError::Unreadable("a row"))?),
                 tag::ERROR_RESPONSE => {
-                    if let Backend::ErrorResponse(report) = Backend::decode(header, &body).map_err(broken)? {
+                    if let Backend::ErrorResponse(report) = Backend::decode(tag, &body).map_err(broken)? {
                         refusal = Some(report.message);
                     }
                 }
@@ -235,7 +235,7 @@ impl OldProcess {
             }
             if let (Some(text), true) = (&refusal, self.received.is_empty())
                 && rows.is_empty()
-                && header == tag::ERROR_RESPONSE
+                && tag == tag::ERROR_RESPONSE
                 && self.receive().unwrap_or(0) == 0
             {
                 // A refused login ends without ReadyForQuery.
