@@ -106,11 +106,6 @@ impl<C: Connection> Pool<C> {
         &self.key
     }
 
-    /// The settings in force.
-    pub fn settings(&self) -> Arc<PoolSettings> {
-        self.settings.load_full()
-    }
-
     /// When its servers go back; asked for at every loan.
     #[inline]
     pub fn mode(&self) -> PoolMode {
