@@ -93,8 +93,13 @@ pub fn relay(data: &[u8]) {
     let mode = [PoolMode::Transaction, PoolMode::Statement, PoolMode::Session][usize::from(first % 3)];
     let compatibility = if first & 16 == 0 { Compatibility::Postgres } else { Compatibility::PgBouncer };
     let prepared_max = usize::from(first / 64);
-    let rules =
-        Rules { mode, prepared_max, simple_queries: first & 4 == 0, compatibility, cleans_always: false };
+    let rules = Rules {
+        mode,
+        prepared_max,
+        simple_queries: first & 4 == 0,
+        compatibility,
+        reset_query_always: false,
+    };
     let values: Arc<Values> = Arc::new([("TimeZone", "UTC"), ("application_name", "")].into_iter().collect());
     let wanted = if first & 8 == 0 { None } else { Some(("application_name", "me")) };
     let parameters = Parameters::of_client(&values, wanted);

@@ -74,7 +74,7 @@ const CONSTANTS: &[Constant] = &[
     constant("show transaction_read_only", "transaction_read_only", "off"),
     constant("show default_transaction_read_only", "default_transaction_read_only", "off"),
     constant("select version()", "version", super::VERSION),
-    constant("select current_database()", "current_database", "pgbouncer"),
+    constant("select current_database()", "current_database", config::CONSOLE),
     Constant { asked: "select 1", column: [Column::int4("?column?")], value: "1" },
     Constant { asked: "select pg_is_in_recovery()", column: bool_column("pg_is_in_recovery"), value: "f" },
     constant("select pg_advisory_unlock_all()", "pg_advisory_unlock_all", ""),
@@ -240,6 +240,7 @@ fn order(verb: &str, argument: Option<&str>) -> Result<Option<Command>, Refusal>
         "kill" => Order::Kill(any("kill")?),
         "wait_close" => Order::WaitClose(any("wait in")?),
         "disable" => Order::Disable(one("disable")?),
+        // PgBouncer's way: `admin_cmd_enable` in src/admin.c refuses in the words of DISABLE.
         "enable" => Order::Enable(one("disable")?),
         "kill_client" => {
             let id = argument.and_then(|it| it.parse().ok()).ok_or(Refusal::InvalidClient)?;

@@ -38,7 +38,7 @@ const LAST_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds `http_listen`: `127.0.0.1:9127`, `[::1]:9127`, or `:9127` and `*:9127` for all addresses.
+/// Binds `http_listen`: `127.0.0.1:9127`, `[::1]:9127`, or `:9127` and `*:9127` for all of IPv4's addresses.
 ///
 /// Errors: the address makes no sense, or the place is taken.
 pub fn bind(http_listen: &str) -> io::Result<Bound> {

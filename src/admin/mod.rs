@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::config::{Compatibility, Config};
+use crate::config::{CONSOLE, Compatibility, Config};
 use crate::ids::{ClientId, DatabaseName, PeerId, PoolKey};
 use crate::net::Names;
 use crate::stats::{PoolStats, Recent, Roster, Totals};
@@ -37,9 +37,6 @@ pub const VERSION: &str = concat!("PgBouncer 1.25.2 (pgweir ", env!("CARGO_PKG_V
 
 /// The parameter `server_version` of console sessions.
 pub const SERVER_VERSION: &str = "1.25.2/bouncer";
-
-/// The name of the console's database and of the user its sessions are counted under.
-pub const CONSOLE: &str = "pgbouncer";
 
 /// The pool that console sessions are listed and counted in.
 pub fn console_pool() -> PoolKey {
@@ -157,7 +154,7 @@ pub enum Activity {
     Suspended,
 }
 
-/// What the console may have done to a database, and whether it came from the entry `*`.
+/// What the console may have done to a database.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DatabaseState {
     /// Its name.
@@ -241,11 +238,6 @@ impl Admin {
         let stats = Arc::new(PoolStats::new(workers, Instant::now()));
         let http_connections = Arc::new(Semaphore::new(http::CONNECTIONS_MAX));
         Arc::new(Self { source, orders, stats, http_connections })
-    }
-
-    /// The counters of the console's own pool; upkeep turns them with the others'.
-    pub fn stats(&self) -> &Arc<PoolStats> {
-        &self.stats
     }
 
     /// To be called once every `stats_period`: turns the averages of all pools, and logs them where `log_stats` says so.

@@ -70,7 +70,7 @@ pub enum Refusal {
     /// The configuration has mistakes; nothing was changed.
     #[error("RELOAD failed, see logs for additional details")]
     ReloadFailed {
-        /// The mistakes, one a line.
+        /// The first mistake, and how many more there are.
         why: String,
     },
     /// The client cancelled a command that waits.

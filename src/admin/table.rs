@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 
+use crate::wire::backend::tag;
 use crate::wire::encode::{self, Column};
 
 /// A field of a row.
@@ -153,7 +154,7 @@ pub struct Table {
 
 /// Appends a RowDescription that tells the formats.
 pub fn row_description(out: &mut BytesMut, columns: &[Column], formats: &Formats) {
-    encode::message(out, b'T', |out| {
+    encode::message(out, tag::ROW_DESCRIPTION, |out| {
         out.put_u16(u16::try_from(columns.len()).unwrap_or(u16::MAX));
         for (index, column) in columns.iter().enumerate() {
             encode::c_str(out, column.name.as_bytes());

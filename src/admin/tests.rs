@@ -276,6 +276,22 @@ fn every_row_has_a_value_for_each_column() {
     }
 }
 
+#[test]
+fn show_config_has_null_only_where_null_is_the_default() {
+    let table = Topic::Config.table(&View::of(&world().admin));
+    for (name, value, default, changeable) in [
+        ("auth_file", None, None, "yes"),
+        ("pidfile", Some(""), Some(""), "no"),
+        ("unix_socket_mode", Some("511"), Some("0777"), "no"),
+        ("server_idle_timeout", Some("600"), Some("600"), "yes"),
+        ("pool_mode", Some("session"), Some("session"), "yes"),
+    ] {
+        let text = |it: Option<&str>| it.map_or(Value::Null, Value::from);
+        let row = vec![name.into(), text(value), text(default), changeable.into()];
+        assert!(table.rows.contains(&row), "{row:?} among {:?}", table.rows);
+    }
+}
+
 #[tokio::test]
 async fn pools_clients_and_servers_show_who_waits_for_whom() {
     let world = world();
@@ -307,7 +323,7 @@ async fn a_command_is_counted_before_it_is_answered() {
     };
     // One in the pool, one for this very command.
     assert_eq!(value("total_query_count"), Some(2));
-    assert_eq!(world.admin.stats().totals().client_login_count, 1);
+    assert_eq!(world.admin.stats.totals().client_login_count, 1);
 }
 
 #[tokio::test]

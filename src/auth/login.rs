@@ -170,8 +170,6 @@ impl Challenge {
 /// A client that has shown who it is.
 #[derive(Debug)]
 pub struct Authenticated {
-    /// Its name.
-    pub user: String,
     /// What its pool may log in to servers with.
     pub credentials: Credentials,
     /// The text of an AuthenticationSASLFinal, to be sent before AuthenticationOk.
@@ -270,11 +268,9 @@ impl Login {
     /// Starts with a client's request.
     pub fn start(request: Request) -> Step {
         match request.method {
-            Method::Any => Step::Done(Box::new(Authenticated {
-                user: request.user,
-                credentials: Credentials::default(),
-                sasl_final: None,
-            })),
+            Method::Any => {
+                Step::Done(Box::new(Authenticated { credentials: Credentials::default(), sasl_final: None }))
+            }
             Method::Reject => Step::Failed(AuthError::Rejected),
             Method::Outside(_) => {
                 ask(Challenge::Cleartext, Expecting::Cleartext, request, Secret::Unknown, Origin::Certain)
@@ -297,11 +293,6 @@ pub struct NeedSecret {
 }
 
 impl NeedSecret {
-    /// Whose.
-    pub fn user(&self) -> &str {
-        &self.request.user
-    }
-
     /// How new it must be.
     pub fn freshness(&self) -> Freshness {
         if self.answered.is_some() { Freshness::Fresh } else { Freshness::Remembered }
@@ -321,16 +312,16 @@ impl NeedSecret {
 fn challenge(request: Request, secret: Secret, origin: Origin) -> Step {
     let exists = !matches!(secret, Secret::Unknown);
     match &request.method {
-        Method::Any => done(request, secret, None, None),
+        Method::Any => done(secret, None, None),
         Method::Reject => Step::Failed(AuthError::Rejected),
-        Method::Trust if exists => done(request, secret, None, None),
+        Method::Trust if exists => done(secret, None, None),
         Method::Trust => Step::Failed(AuthError::Trust),
         Method::Cert(names) => match identity(names, &request.user, exists) {
-            Ok(()) => done(request, secret, None, None),
+            Ok(()) => done(secret, None, None),
             Err(reason) => Step::Failed(AuthError::Certificate(reason)),
         },
         Method::Peer(names) => match identity(names, &request.user, exists) {
-            Ok(()) => done(request, secret, None, None),
+            Ok(()) => done(secret, None, None),
             Err(reason) => Step::Failed(AuthError::Peer(reason)),
         },
         Method::Plain | Method::Outside(_) => {
@@ -454,7 +445,6 @@ impl Consulting {
     pub fn verdict(self, opinion: Opinion) -> Step {
         match (opinion, self.authority) {
             (Opinion::Good, _) => Step::Done(Box::new(Authenticated {
-                user: self.user,
                 credentials: Credentials::password(&self.password),
                 sasl_final: None,
             })),
@@ -586,7 +576,7 @@ fn compare(judged: &Judged, stored: &Stored) -> Verdict {
 
 fn conclude(judged: Judged, verdict: Verdict) -> Step {
     match verdict {
-        Verdict::Accepted { keys, sasl_final } => done(judged.request, judged.secret, keys, sasl_final),
+        Verdict::Accepted { keys, sasl_final } => done(judged.secret, keys, sasl_final),
         Verdict::Derive(derivation) => Step::Derive(derivation.clone(), Deriving { judged, derivation }),
         Verdict::Refused(_) if judged.origin == Origin::Remembered => {
             Step::NeedSecret(NeedSecret { request: judged.request, answered: Some(judged.answered) })
@@ -628,13 +618,13 @@ impl Deriving {
     }
 }
 
-fn done(request: Request, secret: Secret, keys: Option<Keys>, sasl_final: Option<String>) -> Step {
+fn done(secret: Secret, keys: Option<Keys>, sasl_final: Option<String>) -> Step {
     let secret = match secret {
         Secret::Known(stored) => Some(std::sync::Arc::new(stored)),
         Secret::Absent | Secret::Unknown => None,
     };
     let credentials = Credentials { secret, keys: keys.map(std::sync::Arc::new) };
-    Step::Done(Box::new(Authenticated { user: request.user, credentials, sasl_final }))
+    Step::Done(Box::new(Authenticated { credentials, sasl_final }))
 }
 
 #[cfg(test)]

@@ -8,15 +8,13 @@ use tokio::time::timeout;
 use super::{Found, Peers, Registry, Served};
 use crate::ids::{PoolKey, WorkerId};
 use crate::pool::{Caller, Cancel, Hold};
+use crate::server::cancel::limit_of;
 use crate::server::{CancelError, CancelSent, ConnectError, Connector, ServerConn};
 use crate::stats::{
     CancelOf, ClientEntry, ClientState, Replication, Roster, ServerConnected, ServerSeat, ServerState,
     client_event,
 };
 use crate::wire::CancelKey;
-
-/// How long a request may wait and take where `cancel_wait_timeout` sets no limit.
-const UNLIMITED: Duration = Duration::from_secs(3600);
 
 /// With what a cancel request is carried out.
 #[derive(Clone, Copy)]
@@ -32,8 +30,9 @@ pub struct Means<'a> {
 }
 
 impl Means<'_> {
+    /// How long a request may wait and take.
     pub(super) fn patience(&self) -> Duration {
-        if self.limit.is_zero() { UNLIMITED } else { self.limit }
+        limit_of(self.limit)
     }
 
     /// Shows a connection that carries a request. It is on the roster until the seat is dropped.

@@ -179,16 +179,6 @@ impl<C: Connection> Registry<C> {
         Some(self.peer.load(Ordering::Relaxed)).filter(|it| *it != 0).map(PeerId)
     }
 
-    /// How many clients have a key.
-    pub fn len(&self) -> usize {
-        self.owners.len()
-    }
-
-    /// Whether nobody has a key.
-    pub fn is_empty(&self) -> bool {
-        self.owners.is_empty()
-    }
-
     /// Gives back the room of keys that have gone out of use.
     pub fn shrink(&self) {
         self.owners.shrink_to_fit();

@@ -37,7 +37,7 @@ fn a_key_finds_its_own_client_until_it_is_dropped() {
     assert_eq!(found(&registry, &second_key), Some(ClientId(2)));
     drop(first_ticket);
     assert_eq!(found(&registry, &first_key), None);
-    assert_eq!(registry.len(), 1);
+    assert_eq!(registry.owners.len(), 1);
     registry.shrink();
     assert_eq!(found(&registry, &second_key), Some(ClientId(2)));
 }

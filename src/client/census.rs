@@ -54,18 +54,9 @@ impl Census {
     }
 
     /// Clients that have sent a StartupMessage and are not gone.
-    pub fn clients(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn clients(&self) -> usize {
         self.clients.load(Ordering::Relaxed)
-    }
-
-    /// Clients logged in to a database.
-    pub fn clients_of_database(&self, name: &DatabaseName) -> usize {
-        self.databases.count(name)
-    }
-
-    /// Clients logged in as a user.
-    pub fn clients_of_user(&self, name: &UserName) -> usize {
-        self.users.count(name)
     }
 }
 
@@ -139,6 +130,7 @@ impl<Name: Clone + Eq + Hash> Tally<Name> {
         }
     }
 
+    #[cfg(test)]
     fn count(&self, name: &Name) -> usize {
         self.0.lock().get(name).copied().unwrap_or(0)
     }
@@ -163,11 +155,11 @@ mod tests {
         assert!(second.enter_database(&database, Limit::of(0)));
         assert!(first.enter_user(&user, Limit::of(1)));
         assert!(!second.enter_user(&user, Limit::of(1)));
-        assert_eq!((census.clients_of_database(&database), census.clients_of_user(&user)), (2, 1));
+        assert_eq!((census.databases.count(&database), census.users.count(&user)), (2, 1));
 
         drop((first, second, exempt));
         assert_eq!(census.clients(), 0);
-        assert_eq!((census.clients_of_database(&database), census.clients_of_user(&user)), (0, 0));
+        assert_eq!((census.databases.count(&database), census.users.count(&user)), (0, 0));
         assert!(census.databases.0.lock().is_empty() && census.users.0.lock().is_empty());
     }
 

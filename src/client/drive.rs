@@ -16,6 +16,7 @@ use std::time::Instant;
 use self::bulk::Bulk;
 use self::transfer::{Flush, receive, send, skip};
 use super::alarm::Alarm;
+use super::cleaning::{self, Extent};
 use super::patience;
 use super::staffing::Place;
 use super::worker::Worker;
@@ -366,12 +367,14 @@ impl Driver {
         }
         lease.session = Some(session);
         self.server_flush = Flush::Done;
+        let extent = match self.relay.rules().clean_always() {
+            true => Extent::ByResetQuery,
+            false => Extent::LeftBehind,
+        };
         match verdict {
-            Verdict::Reuse(done) if !self.relay.rules().clean_always() => {
-                lease.done(done).give_back(now);
-            }
+            Verdict::Reuse(done) if extent == Extent::LeftBehind => lease.done(done).give_back(now),
             Verdict::Reuse(done) | Verdict::Clean(done, _) => {
-                super::cleaning::start(&self.worker, lease.reset(done))
+                cleaning::start(&self.worker, lease.reset(done), extent)
             }
             Verdict::Close(reason @ CloseReason::ServerGone) => lease.lost(reason.text(), now),
             Verdict::Close(reason) => lease.close(reason.text()),

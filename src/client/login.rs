@@ -224,11 +224,6 @@ impl LoggedIn {
         Ok(Welcomed { stream, input, seat: self.seat })
     }
 
-    /// Turns the client away after all: its pool has no server to welcome it with.
-    pub async fn refuse(self, refusal: Refusal) -> End {
-        self.part(End::Refused(refusal)).await
-    }
-
     /// The connection ends like this. Not cancel safe.
     pub async fn part(self, end: End) -> End {
         self.line.turn_away(&end, &self.config.settings).await;

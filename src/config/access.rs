@@ -3,7 +3,7 @@
 //! A line that cannot be read is left out by PgBouncer. So it is here in an ini file, with a note; in a TOML file it is
 //! a mistake as any other, because the line after it may let somebody in whom it was to keep out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostic::Level;
@@ -30,8 +30,6 @@ pub struct Sources<'a> {
     pub surroundings: &'a dyn Surroundings,
     /// How bad a line is that is left out.
     pub left_out: Level,
-    /// Takes the files that were read.
-    pub files: &'a mut Vec<PathBuf>,
     /// Takes what is wrong.
     pub findings: &'a mut Findings,
 }
@@ -71,7 +69,7 @@ pub fn with_access(
         Dialect::Ini => Level::Note,
     };
     let mut findings = Findings::default();
-    let mut sources = Sources { surroundings, left_out, files: &mut Vec::new(), findings: &mut findings };
+    let mut sources = Sources { surroundings, left_out, findings: &mut findings };
     config.access = match read(&config.settings, &mut sources) {
         Access::Unused => None,
         Access::Rules(rules) => Some(rules),
@@ -86,7 +84,6 @@ pub fn with_access(
 impl Sources<'_> {
     fn maps(&mut self, file: &Path) -> Option<Maps> {
         let text = self.surroundings.text(file).ok()?;
-        self.files.push(file.to_path_buf());
         let (maps, faults) = Maps::read(&text);
         for (line, why) in faults {
             let what = format!("could not parse ident config line {line}: {why}");
@@ -97,7 +94,6 @@ impl Sources<'_> {
 
     fn rules(&mut self, file: &Path, maps: &Maps) -> Option<Rules> {
         let text = self.surroundings.text(file).ok()?;
-        self.files.push(file.to_path_buf());
         let names = |path: &Path| self.surroundings.text(path);
         let (rules, findings) = Rules::read(&text, &hba::Context { file, maps, text: &names });
         for finding in findings {

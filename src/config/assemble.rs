@@ -83,7 +83,7 @@ pub fn assemble(reading: Reading, context: &Context<'_>) -> Result<Loaded, Vec<D
             Statement::Assign(it) => assembler.assign(it),
         }
     }
-    assembler.finish(reading.files)
+    assembler.finish()
 }
 
 struct Assembler<'a> {
@@ -146,7 +146,7 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    fn finish(mut self, mut files: Vec<PathBuf>) -> Result<Loaded, Vec<Diagnostic>> {
+    fn finish(mut self) -> Result<Loaded, Vec<Diagnostic>> {
         let mentioned = self.places.global();
         let mut config =
             Config { dialect: self.context.dialect, settings: self.settings, ..Config::default() };
@@ -179,7 +179,7 @@ impl<'a> Assembler<'a> {
                 }
             }
         }
-        let auth_file_read = read_auth_file(&mut config, self.context, &mut files, &mut self.findings);
+        let auth_file_read = read_auth_file(&mut config, self.context, &mut self.findings);
         let secrets =
             config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
         config.secrets.extend(secrets.collect::<Vec<_>>());
@@ -187,7 +187,7 @@ impl<'a> Assembler<'a> {
         let surroundings = self.context.surroundings;
         let access = access::read(
             &config.settings,
-            &mut Sources { surroundings, left_out, files: &mut files, findings: &mut self.findings },
+            &mut Sources { surroundings, left_out, findings: &mut self.findings },
         );
         let access_read = !matches!(access, Access::Unreadable);
         config.access = match access {
@@ -197,7 +197,7 @@ impl<'a> Assembler<'a> {
         };
         check::check(&config, self.context, &self.places, &mut self.findings);
         let notes = self.findings.into_result()?;
-        Ok(Loaded { config, notes, files, mentioned, auth_file_read, access_read })
+        Ok(Loaded { config, notes, mentioned, auth_file_read, access_read })
     }
 }
 
@@ -302,16 +302,10 @@ pub fn open_to_all(path: &Path) -> Fault {
 }
 
 /// Reads the users' secrets; whether there was a file to read.
-fn read_auth_file(
-    config: &mut Config,
-    context: &Context<'_>,
-    files: &mut Vec<PathBuf>,
-    findings: &mut Findings,
-) -> bool {
+fn read_auth_file(config: &mut Config, context: &Context<'_>, findings: &mut Findings) -> bool {
     let Some(path) = &config.settings.auth_file else { return true };
     // That the file is missing is for `check` to say.
     let Ok(text) = context.surroundings.text(path) else { return false };
-    files.push(path.clone());
     match userlist::read(&text) {
         Ok(users) => config.secrets = users.into_iter().collect::<BTreeMap<UserName, _>>(),
         Err(faults) => {

@@ -20,11 +20,9 @@ pub enum Change {
     Live,
 }
 
-/// What a reload changes.
+/// What a reload changes, as far as more must be done for it than to put the new configuration in force.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ReloadPlan {
-    /// Global settings whose change holds at once.
-    pub live: Vec<&'static str>,
     /// Global settings whose change holds for connections made from now on.
     pub new_connections: Vec<&'static str>,
     /// Global settings that differ in the file, and stay as they are until the program starts next.
@@ -33,25 +31,11 @@ pub struct ReloadPlan {
     pub databases: BTreeMap<DatabaseName, Change>,
     /// The entry `*`.
     pub any_database: Option<Change>,
-    /// Users whose limits or times changed, came or went.
-    pub users: Vec<UserName>,
     /// Users whose secret changed, came or went.
     pub secrets: Vec<UserName>,
-    /// Whether `[peers]` changed.
-    pub peers: bool,
 }
 
 impl ReloadPlan {
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Whether TLS towards clients changed. The files themselves may have changed in any case.
-    pub fn client_tls(&self) -> bool {
-        self.new_connections.iter().any(|name| name.starts_with("client_tls"))
-    }
-
     /// Whether TLS towards servers changed, so that all servers must be connected anew.
     pub fn server_tls(&self) -> bool {
         self.new_connections.iter().any(|name| name.starts_with("server_tls"))
@@ -63,7 +47,8 @@ pub fn diff(old: &Config, new: &Config) -> ReloadPlan {
     let mut plan = ReloadPlan::default();
     for row in GLOBAL.iter().filter(|row| !(row.same)(&old.settings, &new.settings)) {
         match row.reload {
-            Reload::Live => plan.live.push(row.name),
+            // Whoever needs one asks for it anew.
+            Reload::Live => {}
             Reload::NewConnections => plan.new_connections.push(row.name),
             Reload::Restart => plan.needs_restart.push(row.name),
         }
@@ -74,11 +59,8 @@ pub fn diff(old: &Config, new: &Config) -> ReloadPlan {
         }
     }
     plan.any_database = change(old.any_database.as_ref(), new.any_database.as_ref());
-    plan.users = union(&old.users, &new.users);
-    plan.users.retain(|name| old.users.get(name) != new.users.get(name));
     plan.secrets = union(&old.secrets, &new.secrets);
     plan.secrets.retain(|name| old.secrets.get(name) != new.secrets.get(name));
-    plan.peers = old.peers != new.peers;
     plan
 }
 

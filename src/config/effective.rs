@@ -7,8 +7,11 @@ use crate::ids::{DatabaseName, PoolKey, UserName};
 
 use super::{ClientSettings, Config, Database, PoolSettings, User};
 
+/// The name of the console's database, and of the user its sessions are counted under.
+pub const CONSOLE: &str = "pgbouncer";
+
 /// The names under which the console is reached; no entry of `[databases]` may have one.
-pub const CONSOLE_DATABASES: [&str; 2] = ["pgbouncer", "pgweir"];
+const CONSOLE_DATABASES: [&str; 2] = [CONSOLE, "pgweir"];
 
 /// Whether clients reach the console by this name.
 pub fn is_console(database: &str) -> bool {

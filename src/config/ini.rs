@@ -5,7 +5,7 @@
 //! The value of an entry is a list of `key=value` with blanks between them. Unlike PgBouncer, reading goes on after
 //! a mistake, to find the others.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostic::nearest;
@@ -75,10 +75,7 @@ impl Reader<'_> {
             return self.out.findings.error(at, NAME, fault);
         }
         match self.surroundings.text(Path::new(path)) {
-            Ok(text) => {
-                self.out.files.push(PathBuf::from(path));
-                self.file(Path::new(path).into(), &text, depth + 1);
-            }
+            Ok(text) => self.file(Path::new(path).into(), &text, depth + 1),
             Err(why) => self.out.findings.error(at, NAME, Fault::new(format!("{path}: {why}"))),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::assemble::{Context, assemble};
 use super::diff::{ReloadPlan, diff};
@@ -104,8 +104,6 @@ pub struct Loaded {
     pub config: Config,
     /// What is worth knowing about it.
     pub notes: Vec<Diagnostic>,
-    /// All files it comes from, the one that was asked for first.
-    pub files: Vec<PathBuf>,
     pub(super) mentioned: BTreeSet<&'static str>,
     pub(super) auth_file_read: bool,
     pub(super) access_read: bool,
@@ -170,14 +168,11 @@ pub fn read(
     dialect: Dialect,
     surroundings: &dyn Surroundings,
 ) -> Result<Loaded, Vec<Diagnostic>> {
-    let mut reading = match dialect {
+    let reading = match dialect {
         Dialect::Toml => toml::read(file, text, surroundings),
         Dialect::Ini => ini::read(file, text, surroundings),
         Dialect::Environment => environment::read(surroundings),
     };
-    if dialect != Dialect::Environment {
-        reading.files.insert(0, file.to_path_buf());
-    }
     assemble(reading, &Context { file, dialect, surroundings }).map(|mut loaded| {
         loaded.config.settings.conffile =
             loaded.config.settings.conffile.or_else(|| Some(file.to_path_buf()));

@@ -38,11 +38,11 @@ mod words;
 pub use access::with_access;
 pub use diagnostic::{Diagnostic, Level};
 pub use diff::{Change, ReloadPlan, diff};
-pub use effective::{CONSOLE_DATABASES, is_console};
+pub use effective::{CONSOLE, is_console};
 pub use environment::PLACE as ENVIRONMENT;
 pub use load::{Loaded, Look, Nowhere, Surroundings, System, dialect_of, load, read};
 pub use manual::manual;
-pub use render::{Shown, example, reference};
+pub use render::{example, reference};
 pub use settings::{GLOBAL, Reload, Setting, Settings, global};
 pub use value::Fault;
 

@@ -1,40 +1,14 @@
-//! What is written from the table: SHOW CONFIG, the reference page and the commented example file.
+//! What is made of the table besides reading files: SET, the reference page and the commented example file.
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use super::Config;
 use super::kinds::{Facts, Form};
 use super::settings::{self, DATABASE, Effect, GLOBAL, PEER, Reload, Setting, USER};
 use super::value::Fault;
-use super::{Config, Dialect};
-
-/// A row of SHOW CONFIG.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Shown {
-    /// The setting.
-    pub key: &'static str,
-    /// Its value in force.
-    pub value: Option<String>,
-    /// Its value where nothing is said.
-    pub default: Option<&'static str>,
-    /// Whether RELOAD and SET can change it.
-    pub changeable: bool,
-}
 
 impl Config {
-    /// The rows of SHOW CONFIG: PgBouncer's settings in its order, then ours.
-    pub fn show(&self) -> impl Iterator<Item = Shown> {
-        GLOBAL.iter().map(|row| {
-            let default = match self.dialect {
-                Dialect::Ini => row.default_ini.or(row.default),
-                Dialect::Toml | Dialect::Environment => row.default,
-            };
-            // What has no value is shown as PgBouncer does: NULL only where NULL is its default.
-            let value = (row.show)(&self.settings).or_else(|| row.default.map(|_| String::new()));
-            Shown { key: row.name, value, default, changeable: row.reload != Reload::Restart }
-        })
-    }
-
     /// The configuration after `SET name = text`. What only a start can change stays as it is, as in PgBouncer.
     pub fn set(&self, name: &str, text: &str) -> Result<Self, Fault> {
         let row = settings::global(name).ok_or_else(|| settings::unknown(settings::Scope::Global, name))?;

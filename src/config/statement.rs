@@ -1,7 +1,7 @@
 //! What a configuration file says, free of its syntax: the readers make statements, `assemble` makes a `Config`.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Level};
@@ -134,6 +134,4 @@ pub struct Reading {
     pub statements: Vec<Statement>,
     /// What is wrong with them.
     pub findings: Findings,
-    /// The files that were read.
-    pub files: Vec<PathBuf>,
 }

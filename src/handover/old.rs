@@ -14,8 +14,9 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 
 use super::Task;
+use crate::config::{CONSOLE, Settings};
 use crate::net::listen::connect_unix;
-use crate::net::passing;
+use crate::net::{passing, socket_path};
 use crate::stats::Disconnect;
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
@@ -27,9 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The longest row: a client's settings and names, and what it has sent in vain so far.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// The user and the database of the console, which know the system user that runs the process.
-const CONSOLE: &str = "pgbouncer";
 
 /// What another pgweir's version has in it.
 const PGWEIR: &str = "(pgweir ";
@@ -191,6 +189,7 @@ impl OldProcess {
 
     fn log_in(&mut self) -> Result<(), TakeOverError> {
         let mut out = BytesMut::new();
+        // By this name the console knows the system user that runs the process.
         encode_startup(&mut out, 0, [("user", CONSOLE), ("database", CONSOLE)]);
         let sent = self.stream.write_all(&out);
         sent.map_err(|source| TakeOverError::Io { step: "login", source })?;
@@ -218,11 +217,11 @@ impl OldProcess {
         let broken = |_| TakeOverError::Unreadable("a broken message");
         let (mut rows, mut refusal) = (Vec::new(), None);
         loop {
-            let (header, body) = self.message()?;
-            match header {
+            let (tag, body) = self.message()?;
+            match tag {
                 tag::DATA_ROW => rows.push(columns(&body).ok_or(TakeOverError::Unreadable("a row"))?),
                 tag::ERROR_RESPONSE => {
-                    if let Backend::ErrorResponse(report) = Backend::decode(header, &body).map_err(broken)? {
+                    if let Backend::ErrorResponse(report) = Backend::decode(tag, &body).map_err(broken)? {
                         refusal = Some(report.message);
                     }
                 }
@@ -236,7 +235,7 @@ impl OldProcess {
             }
             if let (Some(text), true) = (&refusal, self.received.is_empty())
                 && rows.is_empty()
-                && header == tag::ERROR_RESPONSE
+                && tag == tag::ERROR_RESPONSE
                 && self.receive().unwrap_or(0) == 0
             {
                 // A refused login ends without ReadyForQuery.
@@ -286,10 +285,10 @@ fn columns(mut body: &[u8]) -> Option<Vec<Option<String>>> {
 /// Where the old process is to be found: the socket that this configuration would have.
 ///
 /// Errors: it would have none.
-pub fn socket_of(settings: &crate::config::Settings) -> Result<PathBuf, TakeOverError> {
+pub fn socket_of(settings: &Settings) -> Result<PathBuf, TakeOverError> {
     let dir = settings.unix_socket_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty());
     let dir = dir.ok_or(TakeOverError::NoSocket)?;
-    Ok(dir.join(format!(".s.PGSQL.{}", settings.listen_port)))
+    Ok(socket_path(dir, settings.listen_port))
 }
 
 #[cfg(test)]

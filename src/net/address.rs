@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One end of a connection, as SHOW and the logs name it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -66,6 +66,11 @@ pub enum Endpoint {
     Tcp(SocketAddr),
     /// A socket in the file system, or `@name` for an abstract one.
     Unix(PathBuf),
+}
+
+/// The socket of the server on `port` in the directory `dir`: `UNIXSOCK_PATH` in src/include/libpq/pqcomm.h.
+pub fn socket_path(dir: &Path, port: u16) -> PathBuf {
+    dir.join(format!(".s.PGSQL.{port}"))
 }
 
 impl fmt::Display for Endpoint {

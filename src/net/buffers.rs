@@ -1,6 +1,6 @@
-//! The read buffers of one worker.
+//! The buffers that one worker's TLS connections with clients receive into.
 //!
-//! An idle connection owns no buffer: one is taken when its socket turns readable and given back when it is drained.
+//! An idle connection owns no buffer: one is taken when something is to be received and given back when it is drained.
 //! Taking one that was given back costs no allocation and no page fault. What lies here is bounded by
 //! [`FREE_BYTES_MAX`]; buffers beyond that go back to the allocator.
 
@@ -62,8 +62,9 @@ impl Buffers {
         free.classes[class].push(buffer);
     }
 
-    /// Bytes that wait here for use: SHOW MEM.
-    pub fn free_bytes(&self) -> usize {
+    /// Bytes that wait here for use.
+    #[cfg(test)]
+    fn free_bytes(&self) -> usize {
         self.0.borrow().bytes
     }
 }

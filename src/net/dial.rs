@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use tokio::time::timeout;
 
 use super::listen::unix_path;
 use super::socket::Socket;
-use super::{Endpoint, Names, Stream, TcpOptions, ring};
+use super::{Endpoint, Names, Stream, TcpOptions, ring, socket_path};
 use crate::config::Host;
 
 /// Why no connection came about.
@@ -127,11 +126,6 @@ impl Dialer {
             Ok(Ok(addresses)) => Ok(addresses),
         }
     }
-}
-
-/// The socket of the server on `port` in the directory `dir`.
-fn socket_path(dir: &Path, port: u16) -> PathBuf {
-    dir.join(format!(".s.PGSQL.{port}"))
 }
 
 fn left(until: Instant) -> Duration {

@@ -100,7 +100,7 @@ impl Handshakes {
     /// Does a client's handshake. Its messages are received and sent by the caller's runtime, which hears of the socket
     /// already; only the arithmetic changes threads. Not cancel safe: dropping the future closes the connection.
     ///
-    /// Errors: as [`ClientSide::accept`](super::tls::ClientSide::accept).
+    /// Errors: as [`ClientSide::accept_by`](super::tls::ClientSide::accept_by).
     pub async fn accept(&self, stream: Stream, tls: Arc<Tls>) -> Result<Stream, HandshakeError> {
         tls.clients.accept_by(self, stream).await
     }

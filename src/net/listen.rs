@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::ring::RingListener;
 use super::socket::LooseSocket;
-use super::{Address, Detached, TcpOptions};
+use super::{Address, Detached, TcpOptions, socket_path};
 use crate::config::{Compatibility, Settings};
 
 /// `UNIXSOCK_PATH_BUFLEN` in src/include/libpq/pqcomm.h, without the final zero byte.
@@ -200,7 +200,7 @@ pub fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
         return Err(error);
     }
     if let Some(dir) = settings.unix_socket_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
-        bound.push(bind_unix(&dir.join(format!(".s.PGSQL.{port}")), settings)?);
+        bound.push(bind_unix(&socket_path(dir, port), settings)?);
     }
     if bound.is_empty() {
         return Err(ListenError::Nowhere);

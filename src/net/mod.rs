@@ -1,8 +1,8 @@
 //! Sockets and TLS: the only module that names `tokio::net` and `rustls`.
 //!
 //! Owns listening, dialling, byte streams that can move between workers, the rings that may drive them, TLS on both
-//! sides, the threads on which handshakes run, and the workers' read buffers. It knows nothing of PostgreSQL's messages, except that TLS with
-//! it has the ALPN name `postgresql`.
+//! sides, the threads on which handshakes run, and the buffers that TLS receives into. It knows nothing of PostgreSQL's
+//! messages, except that TLS with it has the ALPN name `postgresql`.
 
 mod address;
 pub mod buffers;
@@ -18,7 +18,7 @@ mod stream;
 mod threshold;
 pub mod tls;
 
-pub use address::{Address, Credentials, Endpoint};
+pub use address::{Address, Credentials, Endpoint, socket_path};
 pub use buffers::Buffers;
 pub use dial::{DialError, Dialer};
 pub use handshake::{HandshakeError, Handshakes};

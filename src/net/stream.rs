@@ -7,13 +7,13 @@
 //! plain stream a flush costs nothing.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::{CommonState, SupportedCipherSuite};
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client;
 
 use super::socket::{LooseSocket, Slot, Socket};
@@ -79,10 +79,11 @@ impl Stream {
         Self(Kind::Connected(Box::new(stream)))
     }
 
-    /// Two streams that are connected with each other, for tests.
+    /// Two streams that are connected with each other.
     ///
     /// Errors: no file descriptor is left.
-    pub fn pair() -> io::Result<(Self, Self)> {
+    #[cfg(test)]
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let (one, other) = tokio::net::UnixStream::pair()?;
         Ok((Self::plain(Socket::Unix(one)), Self::plain(Socket::Unix(other))))
     }
@@ -263,7 +264,8 @@ impl Stream {
     }
 
     /// Waits for [`Self::poll_readable`]. Cancel safe.
-    pub async fn readable(&mut self) {
+    #[cfg(test)]
+    pub(crate) async fn readable(&mut self) {
         poll_fn(|cx| self.poll_readable(cx)).await;
     }
 
@@ -291,17 +293,6 @@ impl Stream {
             Kind::Plain(socket) => socket.send_now(bytes),
             Kind::Accepted(_) | Kind::Connected(_) => 0,
         }
-    }
-
-    /// Reads once into the spare room of `buffer`, which is never enlarged; 0 bytes read mean the end.
-    ///
-    /// Errors: the connection is gone, or `buffer` has no room.
-    #[inline]
-    pub fn poll_read_into(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<io::Result<usize>> {
-        if buffer.len() == buffer.capacity() {
-            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
-        }
-        pin!(self.read_buf(buffer)).poll(cx)
     }
 }
 

@@ -41,10 +41,9 @@ pub use lease::{Busy, Idle, Lease, Resetting};
 use lease::{Given, Member};
 use limits::{Contender, Limit, Permit, Slot};
 pub use pools::{DatabaseView, OrderError, PoolClient, Pools, PoolsSetup};
-use schedule::{Audience, Closing, Counts, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
+use schedule::{Audience, Closing, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
 pub use suspension::{Call, Participant, Suspension};
 use sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
-pub use upkeep::UPKEEP_PERIOD;
 
 type Servers<C> = Schedule<Box<Member<C>>, Arc<Caller<C>>, Arc<OpenError>>;
 
@@ -101,28 +100,10 @@ impl Tracked {
     }
 }
 
-/// A pool at one moment.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PoolView {
-    /// How many servers are in which state.
-    pub servers: Counts,
-    /// How many clients wait.
-    pub waiting: usize,
-    /// How long the first of them has waited.
-    pub longest_wait: Option<Duration>,
-    /// How many clients use the pool.
-    pub clients: usize,
-}
-
 impl<C: Connection> Pool<C> {
     /// Whose servers these are.
     pub fn key(&self) -> &PoolKey {
         &self.key
-    }
-
-    /// The settings in force.
-    pub fn settings(&self) -> Arc<PoolSettings> {
-        self.settings.load_full()
     }
 
     /// When its servers go back; asked for at every loan.
@@ -140,17 +121,6 @@ impl<C: Connection> Pool<C> {
     /// yet, or not since RECONNECT; a client must then wait for one (check one out and give it back).
     pub fn welcome(&self) -> Option<Arc<Values>> {
         self.welcome.load_full()
-    }
-
-    /// The pool at this moment.
-    pub fn view(&self, now: Instant) -> PoolView {
-        let schedule = self.lock();
-        PoolView {
-            servers: schedule.counts(),
-            waiting: schedule.waiting(),
-            longest_wait: schedule.waiting_since().map(|since| now.saturating_duration_since(since)),
-            clients: self.clients.load(Ordering::Relaxed),
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Servers<C>> {

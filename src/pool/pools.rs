@@ -72,8 +72,6 @@ pub struct DatabaseView {
     pub paused: bool,
     /// DISABLE of it.
     pub disabled: bool,
-    /// Its server connections.
-    pub connections: usize,
 }
 
 /// Why a word from the console changes nothing.
@@ -192,7 +190,8 @@ impl<C: Connection> Pools<C> {
     }
 
     /// The pool of that database and user, if there is one.
-    pub fn find(&self, key: &PoolKey) -> Option<Arc<Pool<C>>> {
+    #[cfg(test)]
+    pub(super) fn find(&self, key: &PoolKey) -> Option<Arc<Pool<C>>> {
         self.pools.get(key).map(|it| Arc::clone(&it))
     }
 
@@ -215,14 +214,20 @@ impl<C: Connection> Pools<C> {
             name: name.clone(),
             paused: control.paused.load(Ordering::SeqCst),
             disabled: control.disabled.load(Ordering::SeqCst),
-            connections: control.connections.used(),
         };
         self.databases.iter().map(|it| view(it.key(), it.value())).collect()
     }
 
     /// Server connections of a user, over all pools.
-    pub fn connections_of_user(&self, name: &UserName) -> usize {
+    #[cfg(test)]
+    pub(super) fn connections_of_user(&self, name: &UserName) -> usize {
         self.users.get(name).map_or(0, |limit| limit.used())
+    }
+
+    /// Server connections of a database, over all pools.
+    #[cfg(test)]
+    pub(super) fn connections_of_database(&self, name: &DatabaseName) -> usize {
+        self.databases.get(name).map_or(0, |it| it.connections.used())
     }
 
     fn flow_of(&self, database: &DatabaseName) -> Flow {

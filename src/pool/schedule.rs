@@ -509,12 +509,6 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         self.waiters.len() + self.owners.len()
     }
 
-    /// Since when the first in the queue has been waiting.
-    pub fn waiting_since(&self) -> Option<Instant> {
-        let first = self.waiters.front().map(|waiter| waiter.since);
-        first.into_iter().chain(self.owners.waiting_since()).min()
-    }
-
     /// How many wait in front of this one for the like.
     pub fn queue_before(&self, ticket: WaitTicket) -> Option<usize> {
         self.waiters.before(ticket).or_else(|| self.owners.before(ticket))

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::ids::PoolKey;
 
 /// PgBouncer's: `full_maint_period` in src/janitor.c, three times a second.
-pub const UPKEEP_PERIOD: Duration = Duration::from_millis(333);
+const UPKEEP_PERIOD: Duration = Duration::from_millis(333);
 
 impl<C: Connection> Pools<C> {
     /// Looks after the pools for as long as the process runs. Cancel safe.

@@ -94,16 +94,6 @@ impl Registry {
     pub fn sweep(&self) {
         self.statements.retain(|_, statement| Arc::strong_count(statement) > 1);
     }
-
-    /// How many statements are known.
-    pub fn len(&self) -> usize {
-        self.statements.len()
-    }
-
-    /// True when none is known.
-    pub fn is_empty(&self) -> bool {
-        self.statements.is_empty()
-    }
 }
 
 /// A client's own names for statements. It takes no memory while there are none.
@@ -280,7 +270,7 @@ mod tests {
         let kept = intern(&registry, b"kept\0\0\0");
         intern(&registry, b"gone\0\0\0");
         registry.sweep();
-        assert_eq!(registry.len(), 1);
+        assert_eq!(registry.statements.len(), 1);
         assert!(Arc::ptr_eq(&kept, &intern(&registry, b"kept\0\0\0")));
     }
 

@@ -17,7 +17,7 @@ use crate::net::{DialError, Endpoint, Stream, Tls};
 use crate::stats::Address;
 use crate::wire::{CancelKey, startup};
 
-/// How long the server may take to close the connection where `cancel_wait_timeout` sets no limit.
+/// How long a cancel may take where `cancel_wait_timeout` sets no limit.
 const UNLIMITED: Duration = Duration::from_secs(3600);
 
 /// What is needed to cancel on one connection; it may be used while another task drives that connection.
@@ -64,18 +64,11 @@ impl From<std::io::Error> for CancelError {
 }
 
 impl Connector {
-    /// Sends a CancelRequest and waits until the server has acted on it. `limit` is `cancel_wait_timeout`; zero: none.
-    /// Not cancel safe: a request that was sent may still take effect after this is dropped.
+    /// Sends a CancelRequest; [`CancelSent::acted_on`] waits until the server has acted on it. `limit` is
+    /// `cancel_wait_timeout`; zero: none. Not cancel safe: a request that was sent may still take effect after this is
+    /// dropped.
     ///
     /// Errors: the request may or may not have been acted on; the connection it was for must not be reused.
-    pub async fn cancel(&self, route: &CancelRoute, limit: Duration) -> Result<(), CancelError> {
-        let limit = limit_of(limit);
-        let acted = async { self.send_cancel(route, limit).await?.acted_on(limit).await };
-        timeout(limit, acted).await.map_err(|_| CancelError::Timeout)?
-    }
-
-    /// Sends a CancelRequest; [`CancelSent::acted_on`] waits for the rest. Not cancel safe, and errors, as
-    /// [`Connector::cancel`].
     pub async fn send_cancel(&self, route: &CancelRoute, limit: Duration) -> Result<CancelSent, CancelError> {
         let limit = limit_of(limit);
         let sending = self.send_until(route, Instant::now() + limit);
@@ -128,8 +121,9 @@ impl Connector {
     }
 }
 
-fn limit_of(limit: Duration) -> Duration {
-    if limit.is_zero() { UNLIMITED } else { limit }
+/// How long a cancel may take: `cancel_wait_timeout`, which may be zero.
+pub fn limit_of(setting: Duration) -> Duration {
+    if setting.is_zero() { UNLIMITED } else { setting }
 }
 
 /// A CancelRequest that is on its way.

@@ -14,10 +14,7 @@ use crate::ids::{ServerId, WorkerId};
 use crate::net::{Address, Endpoint, Stream, Tls};
 use crate::session::server::Server;
 use crate::stats::Replication;
-use crate::wire::CancelKey;
-
-/// Terminate: src/backend/tcop/postgres.c, `PqMsg_Terminate`.
-const TERMINATE: &[u8] = b"X\0\0\0\x04";
+use crate::wire::{CancelKey, encode};
 
 /// One connection to a server. Dropping it closes it without a word; [`ServerConn::close`] takes leave.
 pub struct ServerConn {
@@ -80,7 +77,7 @@ impl ServerConn {
     /// takes no more, it is closed without.
     pub fn close(mut self) {
         let mut cx = Context::from_waker(Waker::noop());
-        if let Poll::Ready(Ok(_)) = Pin::new(&mut self.stream).poll_write(&mut cx, TERMINATE) {
+        if let Poll::Ready(Ok(_)) = Pin::new(&mut self.stream).poll_write(&mut cx, encode::TERMINATE) {
             let _ = Pin::new(&mut self.stream).poll_flush(&mut cx);
         }
     }

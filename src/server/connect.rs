@@ -12,7 +12,7 @@ use tracing::{Instrument as _, debug, info, warn};
 
 use super::inbox::{Inbox, InboxError};
 use super::query::{self, QueryError};
-use super::{ServerConn, Target};
+use super::{FOREVER, ServerConn, Target};
 use crate::auth::upstream::{Answer, Upstream, UpstreamError};
 use crate::auth::{Derivation, KeyCache, Keys, scram};
 use crate::config::{Host, SslMode};
@@ -25,9 +25,6 @@ use crate::wire::{Backend, CancelKey, Report, SqlState, TxStatus, startup};
 
 /// How many messages a login may have: PostgreSQL reports some fifteen parameters, and notices may come.
 pub const LOGIN_MESSAGES_MAX: usize = 1000;
-
-/// Stands in for "no limit".
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How much longer than the dialer the login as a whole may take.
 const DIALER_FIRST: Duration = Duration::from_millis(20);

@@ -21,5 +21,10 @@ pub use handed::Handed;
 pub use query::{QueryError, Row};
 pub use target::{ReplicationStart, Rotation, Target};
 
+use std::time::Duration;
+
+/// Stands in for "no limit".
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 #[cfg(test)]
 pub(crate) mod tests;

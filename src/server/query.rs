@@ -9,13 +9,11 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::ServerConn;
 use super::inbox::{Inbox, InboxError};
+use super::{FOREVER, ServerConn};
 use crate::wire::backend::tag::{COPY_BOTH_RESPONSE, COPY_IN_RESPONSE, NOTIFICATION_RESPONSE};
+use crate::wire::frontend::tag;
 use crate::wire::{Backend, Report, Severity, TxStatus, encode};
-
-/// Stands in for "no limit".
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Why a query of ours failed. The connection it ran on is closed.
 #[derive(Debug, thiserror::Error)]
@@ -97,12 +95,12 @@ pub async fn fetch_row(
 fn extended_query(sql: &str, parameters: &[&str]) -> BytesMut {
     let count = u16::try_from(parameters.len()).unwrap_or(u16::MAX);
     let mut out = BytesMut::new();
-    encode::message(&mut out, b'P', |out| {
+    encode::message(&mut out, tag::PARSE, |out| {
         encode::c_str(out, b"");
         encode::c_str(out, sql.as_bytes());
         out.put_u16(0);
     });
-    encode::message(&mut out, b'B', |out| {
+    encode::message(&mut out, tag::BIND, |out| {
         encode::c_str(out, b"");
         encode::c_str(out, b"");
         out.put_u16(0);
@@ -113,11 +111,11 @@ fn extended_query(sql: &str, parameters: &[&str]) -> BytesMut {
         }
         out.put_u16(0);
     });
-    encode::message(&mut out, b'E', |out| {
+    encode::message(&mut out, tag::EXECUTE, |out| {
         encode::c_str(out, b"");
         out.put_u32(0);
     });
-    encode::message(&mut out, b'S', |_| {});
+    out.put_slice(encode::SYNC);
     out
 }
 

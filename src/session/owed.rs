@@ -367,11 +367,6 @@ impl Queue {
     pub fn swallow_all(&mut self) {
         self.due.iter_mut().filter(|it| it.fate == Fate::Pass).for_each(|it| it.fate = Fate::Swallow);
     }
-
-    /// What is due no longer matters.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 /// What a server that skips messages does not do to its unnamed statement.

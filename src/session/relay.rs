@@ -46,7 +46,7 @@ pub struct Rules {
     /// Where PostgreSQL's ways and PgBouncer's differ.
     pub compatibility: Compatibility,
     /// `server_reset_query_always`.
-    pub cleans_always: bool,
+    pub reset_query_always: bool,
 }
 
 impl Rules {
@@ -57,13 +57,13 @@ impl Rules {
             prepared_max: settings.max_prepared_statements,
             simple_queries: !settings.disable_pqexec,
             compatibility: settings.compatibility,
-            cleans_always: settings.server_reset_query_always,
+            reset_query_always: settings.server_reset_query_always,
         }
     }
 
     /// Whether a server is cleaned after each client, and not only after one that has left something behind.
     pub fn clean_always(&self) -> bool {
-        self.cleans_always || self.mode == PoolMode::Session
+        self.reset_query_always || self.mode == PoolMode::Session
     }
 
     /// Whether a client's statement names mean anything here. Without `max_prepared_statements`, in PgBouncer's way,

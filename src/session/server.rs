@@ -80,11 +80,6 @@ impl Server {
         self.serves == Serves::OneClient
     }
 
-    /// The transaction status it last reported.
-    pub fn status(&self) -> TxStatus {
-        self.status
-    }
-
     /// A ParameterStatus came while no client had it.
     pub fn on_parameter_status(&mut self, name: &str, value: &str) {
         self.parameters.on_status(name, value, None);

@@ -237,7 +237,7 @@ proptest! {
             advance.ask(ask);
             agreed.ask(ask);
         }
-        advance.queue.clear();
+        advance.queue = Default::default();
         asked.iter().for_each(|it| advance.ask(*it));
         advance.queue.push(Reply::Sync, Fate::Pass);
         // Only what the server itself answers can fail.

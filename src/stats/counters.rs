@@ -312,11 +312,6 @@ impl PoolStats {
         &self.cells[usize::from(worker.0).min(self.cells.len() - 1)]
     }
 
-    /// The cell of the control thread (upkeep, accept loop).
-    pub fn control(&self) -> &Cell {
-        &self.cells[self.cells.len() - 1]
-    }
-
     /// The figures as they stand: what a worker counted before this call is in them.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -393,7 +388,7 @@ mod tests {
         let stats = PoolStats::new(2, Instant::now());
         stats.cell(WorkerId(0)).query_done(Duration::from_micros(10));
         stats.cell(WorkerId(1)).query_done(Duration::from_micros(20));
-        stats.control().server_login();
+        stats.cell(WorkerId(2)).server_login();
         let totals = stats.totals();
         assert_eq!((totals.query_count, totals.query_time, totals.server_login_count), (2, 30, 1));
     }
@@ -427,7 +422,7 @@ mod tests {
     fn a_pool_just_made_is_averaged_over_a_second() {
         let start = Instant::now();
         let stats = PoolStats::new(1, start);
-        stats.control().bind();
+        stats.cell(WorkerId(0)).bind();
         assert_eq!(stats.recent(start).averages().bind_count, 1);
         assert_eq!(stats.recent(start).averages().query_time, 0, "no division by zero queries");
     }

@@ -87,16 +87,6 @@ impl Snapshot {
         }
     }
 
-    /// What was added since `earlier`.
-    pub fn since(&self, earlier: &Self) -> Self {
-        let mut delta = self.clone();
-        for (to, from) in delta.buckets.iter_mut().zip(&earlier.buckets) {
-            to.count = to.count.wrapping_sub(from.count);
-            to.sum_us = to.sum_us.wrapping_sub(from.sum_us);
-        }
-        delta
-    }
-
     /// Number of durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|it| it.count).sum()
@@ -130,15 +120,5 @@ mod tests {
         let snapshot = histogram.snapshot();
         assert_eq!((snapshot.count(), snapshot.sum_us()), (4, 70_000_301));
         assert_eq!(snapshot.buckets[1], Bucket { count: 2, sum_us: 300 });
-    }
-
-    #[test]
-    fn what_was_added_since_a_snapshot_can_be_told() {
-        let histogram = Histogram::default();
-        histogram.record(Duration::from_micros(5));
-        let earlier = histogram.snapshot();
-        histogram.record(Duration::from_micros(7));
-        let delta = histogram.snapshot().since(&earlier);
-        assert_eq!((delta.count(), delta.sum_us()), (1, 7));
     }
 }

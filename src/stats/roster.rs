@@ -599,11 +599,6 @@ macro_rules! seat {
             pub fn entry(&self) -> &Arc<$entry> {
                 &self.entry
             }
-
-            /// The roster it is on.
-            pub fn roster(&self) -> &Arc<Roster> {
-                &self.roster
-            }
         }
 
         impl Deref for $seat {

@@ -2,7 +2,8 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{CancelKey, TxStatus};
+use super::backend::tag;
+use super::{CancelKey, TxStatus, frontend};
 
 /// Appends a message: its tag, its length and what `body` appends.
 pub fn message(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
@@ -26,8 +27,13 @@ pub fn c_str(out: &mut BytesMut, text: &[u8]) {
     out.put_u8(0);
 }
 
+/// A message that is but a header.
+const fn bodiless(tag: u8) -> [u8; 5] {
+    [tag, 0, 0, 0, 4]
+}
+
 fn authentication(out: &mut BytesMut, kind: u32, rest: &[u8]) {
-    message(out, b'R', |out| {
+    message(out, tag::AUTHENTICATION, |out| {
         out.put_u32(kind);
         out.put_slice(rest);
     });
@@ -50,7 +56,7 @@ pub fn authentication_md5(out: &mut BytesMut, salt: [u8; 4]) {
 
 /// AuthenticationSASL with these mechanisms.
 pub fn authentication_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
-    message(out, b'R', |out| {
+    message(out, tag::AUTHENTICATION, |out| {
         out.put_u32(10);
         for mechanism in mechanisms {
             c_str(out, mechanism.as_bytes());
@@ -71,7 +77,7 @@ pub fn authentication_sasl_final(out: &mut BytesMut, data: &[u8]) {
 
 /// ParameterStatus.
 pub fn parameter_status(out: &mut BytesMut, name: &str, value: &str) {
-    message(out, b'S', |out| {
+    message(out, tag::PARAMETER_STATUS, |out| {
         c_str(out, name.as_bytes());
         c_str(out, value.as_bytes());
     });
@@ -79,7 +85,7 @@ pub fn parameter_status(out: &mut BytesMut, name: &str, value: &str) {
 
 /// BackendKeyData.
 pub fn backend_key_data(out: &mut BytesMut, key: &CancelKey) {
-    message(out, b'K', |out| {
+    message(out, tag::BACKEND_KEY_DATA, |out| {
         out.put_u32(key.pid);
         out.put_slice(key.secret());
     });
@@ -87,13 +93,13 @@ pub fn backend_key_data(out: &mut BytesMut, key: &CancelKey) {
 
 /// ReadyForQuery.
 pub fn ready_for_query(out: &mut BytesMut, status: TxStatus) {
-    message(out, b'Z', |out| out.put_u8(status.byte()));
+    message(out, tag::READY_FOR_QUERY, |out| out.put_u8(status.byte()));
 }
 
 /// NegotiateProtocolVersion: the newest minor version spoken here and the options not known.
 /// `SendNegotiateProtocolVersion` in src/backend/tcop/backend_startup.c: the version is sent as `3 << 16 | minor`.
 pub fn negotiate_protocol_version(out: &mut BytesMut, minor: u16, unknown: &[String]) {
-    message(out, b'v', |out| {
+    message(out, tag::NEGOTIATE_PROTOCOL_VERSION, |out| {
         out.put_u32((3 << 16) | u32::from(minor));
         out.put_u32(u32::try_from(unknown.len()).unwrap_or(u32::MAX));
         for option in unknown {
@@ -102,7 +108,7 @@ pub fn negotiate_protocol_version(out: &mut BytesMut, minor: u16, unknown: &[Str
     });
 }
 
-/// A column of a RowDescription in text format.
+/// A column of a RowDescription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Column {
     /// Its heading.
@@ -140,25 +146,9 @@ impl Column {
     }
 }
 
-/// RowDescription, text format throughout.
-pub fn row_description(out: &mut BytesMut, columns: &[Column]) {
-    message(out, b'T', |out| {
-        out.put_u16(u16::try_from(columns.len()).unwrap_or(u16::MAX));
-        for column in columns {
-            c_str(out, column.name.as_bytes());
-            out.put_u32(0);
-            out.put_u16(0);
-            out.put_u32(column.type_oid);
-            out.put_i16(column.type_size);
-            out.put_i32(-1);
-            out.put_u16(0);
-        }
-    });
-}
-
 /// DataRow.
 pub fn data_row<'a>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<&'a [u8]>>) {
-    message(out, b'D', |out| {
+    message(out, tag::DATA_ROW, |out| {
         out.put_u16(u16::try_from(values.len()).unwrap_or(u16::MAX));
         for value in values {
             match value {
@@ -173,33 +163,31 @@ pub fn data_row<'a>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Op
 }
 
 /// CommandComplete with this tag.
-pub fn command_complete(out: &mut BytesMut, tag: &str) {
-    message(out, b'C', |out| c_str(out, tag.as_bytes()));
+pub fn command_complete(out: &mut BytesMut, command: &str) {
+    message(out, tag::COMMAND_COMPLETE, |out| c_str(out, command.as_bytes()));
 }
 
 /// EmptyQueryResponse.
 pub fn empty_query_response(out: &mut BytesMut) {
-    message(out, b'I', |_| {});
+    message(out, tag::EMPTY_QUERY_RESPONSE, |_| {});
 }
 
 /// ParseComplete.
-pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+pub const PARSE_COMPLETE: &[u8] = &bodiless(tag::PARSE_COMPLETE);
 /// BindComplete.
-pub const BIND_COMPLETE: &[u8] = b"2\0\0\0\x04";
+pub const BIND_COMPLETE: &[u8] = &bodiless(tag::BIND_COMPLETE);
 /// CloseComplete.
-pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
+pub const CLOSE_COMPLETE: &[u8] = &bodiless(tag::CLOSE_COMPLETE);
 /// NoData.
-pub const NO_DATA: &[u8] = b"n\0\0\0\x04";
+pub const NO_DATA: &[u8] = &bodiless(tag::NO_DATA);
 /// Sync.
-pub const SYNC: &[u8] = b"S\0\0\0\x04";
-/// Flush.
-pub const FLUSH: &[u8] = b"H\0\0\0\x04";
+pub const SYNC: &[u8] = &bodiless(frontend::tag::SYNC);
 /// Terminate.
-pub const TERMINATE: &[u8] = b"X\0\0\0\x04";
+pub const TERMINATE: &[u8] = &bodiless(frontend::tag::TERMINATE);
 
 /// ParameterDescription.
 pub fn parameter_description(out: &mut BytesMut, types: &[u32]) {
-    message(out, b't', |out| {
+    message(out, tag::PARAMETER_DESCRIPTION, |out| {
         out.put_u16(u16::try_from(types.len()).unwrap_or(u16::MAX));
         types.iter().for_each(|it| out.put_u32(*it));
     });
@@ -207,17 +195,17 @@ pub fn parameter_description(out: &mut BytesMut, types: &[u32]) {
 
 /// Query.
 pub fn query(out: &mut BytesMut, sql: &str) {
-    message(out, b'Q', |out| c_str(out, sql.as_bytes()));
+    message(out, frontend::tag::QUERY, |out| c_str(out, sql.as_bytes()));
 }
 
 /// PasswordMessage, and by its tag GSSResponse, SASLInitialResponse and SASLResponse, whose bodies differ.
 pub fn password(out: &mut BytesMut, body: &[u8]) {
-    message(out, b'p', |out| out.put_slice(body));
+    message(out, frontend::tag::PASSWORD, |out| out.put_slice(body));
 }
 
 /// Close of the prepared statement `name`.
 pub fn close_statement(out: &mut BytesMut, name: &[u8]) {
-    message(out, b'C', |out| {
+    message(out, frontend::tag::CLOSE, |out| {
         out.put_u8(b'S');
         c_str(out, name);
     });
@@ -225,7 +213,7 @@ pub fn close_statement(out: &mut BytesMut, name: &[u8]) {
 
 /// Parse: `rest` is the query text with its zero byte and the parameter types, as they stood in the client's Parse.
 pub fn parse(out: &mut BytesMut, name: &[u8], rest: &[u8]) {
-    message(out, b'P', |out| {
+    message(out, frontend::tag::PARSE, |out| {
         c_str(out, name);
         out.put_slice(rest);
     });

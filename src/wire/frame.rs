@@ -30,6 +30,11 @@ impl Header {
         Ok(Some(Self { tag, body }))
     }
 
+    /// The length it claims, itself included.
+    pub fn length(self) -> u32 {
+        u32::try_from(self.body + 4).unwrap_or(u32::MAX)
+    }
+
     /// Bytes of the whole message.
     #[inline]
     pub fn total(self) -> usize {

@@ -15,7 +15,8 @@ pub const PARSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A message of a server that is read as a whole: ErrorResponse, NoticeResponse, ParameterStatus, the login's own.
 pub const SERVER_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// A message's length field is an `int32`: `pq_getmessage` in src/backend/libpq/pqcomm.c.
+/// PostgreSQL's largest allocation, `MaxAllocSize` in src/include/utils/memutils.h, which no message exceeds:
+/// `PQ_LARGE_MESSAGE_LIMIT` in src/include/libpq/libpq.h.
 pub const MESSAGE_BYTES_MAX: usize = 0x3fff_ffff;
 
 /// A cancel key's secret: src/include/libpq/pqcomm.h, `CANCEL_REQUEST_CODE`, and protocol 3.2.

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::backend::tag;
 use super::frame::Fields;
 use super::{Error, SqlState};
 
@@ -119,7 +120,8 @@ impl Report {
 
     /// Appends it as an ErrorResponse, or as a NoticeResponse if its severity is a notice's.
     pub fn encode(&self, out: &mut BytesMut) {
-        let tag = if self.severity == Severity::Notice { b'N' } else { b'E' };
+        let is_notice = self.severity == Severity::Notice;
+        let tag = if is_notice { tag::NOTICE_RESPONSE } else { tag::ERROR_RESPONSE };
         super::encode::message(out, tag, |out| {
             let word = self.severity.word();
             let fields = [

@@ -17,8 +17,6 @@ macro_rules! states {
 states! {
     /// successful_completion: notices.
     SUCCESS = b"00000";
-    /// connection_does_not_exist.
-    CONNECTION_DOES_NOT_EXIST = b"08003";
     /// sqlclient_unable_to_establish_sqlconnection.
     UNABLE_TO_CONNECT = b"08001";
     /// sqlserver_rejected_establishment_of_sqlconnection.
@@ -39,8 +37,6 @@ states! {
     TRANSACTION_TIMEOUT = b"25P04";
     /// read_only_sql_transaction.
     READ_ONLY_TRANSACTION = b"25006";
-    /// in_failed_sql_transaction.
-    IN_FAILED_TRANSACTION = b"25P02";
     /// invalid_authorization_specification.
     INVALID_AUTHORIZATION = b"28000";
     /// invalid_password.

@@ -333,7 +333,7 @@ impl World<'_> {
         let hit =
             !process.closed && process.backend.cancel().map_err(|it| format!("server {backend}: {it}"))?;
         self.note(|| format!("the cancel of client {client} reaches server {backend}, hits {hit}"));
-        match self.pools[pool].schedule.unhold(seat, self.now) {
+        match self.pools[pool].schedule.unhold(seat, self.now, |_| true) {
             Some(release) => self.place(pool, release),
             None => Ok(()),
         }

@@ -636,7 +636,7 @@ fn new_pool(rng: &mut Rng) -> Pool {
         mode,
         prepared_max: *rng.pick(&[0, 2, 3, 200, 200]),
         simple_queries: true,
-        cleans_always: false,
+        reset_query_always: false,
         compatibility: Compatibility::Postgres,
     };
     let backend = Backend::new(&[]);

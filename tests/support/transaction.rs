@@ -20,7 +20,7 @@ const RULES: Rules = Rules {
     mode: PoolMode::Transaction,
     prepared_max: 200,
     simple_queries: true,
-    cleans_always: false,
+    reset_query_always: false,
     compatibility: Compatibility::Postgres,
 };
 

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{CONSOLE, View, console_pool};
+use super::super::{View, console_pool};
 use super::Value;
 use super::row;
-use crate::config::{self, Compatibility, Database, GLOBAL, Host, LoadBalanceHosts, PoolMode, Reload};
+use crate::config::{
+    self, CONSOLE, Compatibility, Database, GLOBAL, Host, LoadBalanceHosts, PoolMode, Reload,
+};
 use crate::ids::{DatabaseName, UserName};
 use crate::wire::encode::Column;
 

@@ -1,4 +1,4 @@
-//! The ring itself: the one module with `unsafe`, and its proof.
+//! The ring itself, and the proof of its `unsafe`: all there is but for one call in `app::memory`.
 //!
 //! Owns everything the kernel reads or writes on behalf of a ring: the queues, the buffers it may receive into and
 //! the store it sends from. It knows descriptors and tokens, but not what they stand for. It refuses to hand the

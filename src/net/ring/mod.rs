@@ -1,7 +1,7 @@
 //! Sockets on io_uring: what a worker reads and writes goes through a ring of its own, one system call for a whole
 //! turn instead of one for each read and write.
 //!
-//! Owns the ring (`kernel`, the one place with `unsafe`), what it knows of each socket (`reactor`), the sockets
+//! Owns the ring (`kernel`, the one place here with `unsafe`), what it knows of each socket (`reactor`), the sockets
 //! as the rest of the program sees them (`RingSocket`, `RingListener`) and a worker's turns (`turn`). Above it nobody knows which
 //! driver a socket has. Where the kernel has no io_uring, or forbids it, nothing here is used.
 

@@ -96,7 +96,8 @@ enum Reached {
 impl Accepted {
     /// The handshake, on the calling thread. Not cancel safe.
     ///
-    /// Errors: the client is not accepted, and was told so; or the connection is gone.
+    /// Errors: as [`Self::accept_by`].
+    #[cfg(test)]
     pub(super) async fn accept(config: Arc<ServerConfig>, socket: Socket) -> io::Result<Self> {
         let mut stream = Self::new(config, socket)?;
         loop {
@@ -110,7 +111,7 @@ impl Accepted {
 
     /// The handshake; what costs more than a query does is done by these threads. Not cancel safe.
     ///
-    /// Errors: as [`Self::accept`], or the process is ending.
+    /// Errors: the client is not accepted, and was told so; or the connection is gone, or the process is ending.
     pub(super) async fn accept_by(
         threads: &Handshakes,
         config: Arc<ServerConfig>,

@@ -22,11 +22,6 @@ impl PeerCertificate {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         Some(Self { common_name: common_name(&certificate), dns_names: dns_names(&certificate) })
     }
-
-    /// True if the certificate is for `name`: its CN or one of its DNS names, as `tls_peer_cert_contains_name` has it.
-    pub fn is_for(&self, name: &str) -> bool {
-        self.common_name.as_deref() == Some(name) || self.dns_names.iter().any(|it| it == name)
-    }
 }
 
 pub(super) fn common_name(certificate: &X509Certificate<'_>) -> Option<String> {

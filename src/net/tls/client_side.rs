@@ -7,7 +7,6 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
-use sha2::Sha256;
 
 use super::material::{Source, certified_key};
 use super::server_side::trust;
@@ -49,7 +48,6 @@ impl ClientSide {
             Source { setting: "client_tls_cert_file", path: certificate },
             Source { setting: "client_tls_key_file", path: key },
             &choices.provider,
-            &mut Sha256::default(),
         )?;
         let expires = identity.cert.first().and_then(certificate::expires);
         let setup = |source| TlsError::Setup { setting: "client_tls_*", source };
@@ -93,11 +91,11 @@ impl ClientSide {
         &self.notes
     }
 
-    /// The handshake, on the calling thread. Use [`Self::accept_by`] where queries must not wait for it. Not cancel
-    /// safe.
+    /// The handshake, on the calling thread. Not cancel safe.
     ///
-    /// Errors: TLS is off, the client's certificate is not good enough, or it speaks no TLS that we allow.
-    pub async fn accept(&self, stream: Stream) -> Result<Stream, HandshakeError> {
+    /// Errors: as [`Self::accept_by`].
+    #[cfg(test)]
+    pub(crate) async fn accept(&self, stream: Stream) -> Result<Stream, HandshakeError> {
         let config = self.config.as_ref().ok_or(HandshakeError::Off)?;
         let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
         Ok(Stream::accepted(Accepted::accept(Arc::clone(config), socket).await?))
@@ -105,7 +103,8 @@ impl ClientSide {
 
     /// The handshake; its arithmetic is done by these threads. Not cancel safe.
     ///
-    /// Errors: as [`Self::accept`], or the process is ending.
+    /// Errors: TLS is off, the client's certificate is not good enough, it speaks no TLS that we allow, or the process
+    /// is ending.
     pub async fn accept_by(&self, threads: &Handshakes, stream: Stream) -> Result<Stream, HandshakeError> {
         let config = self.config.as_ref().ok_or(HandshakeError::Off)?;
         let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
@@ -128,6 +127,6 @@ fn client_verifier(settings: &Settings, choices: &Choices) -> Result<Option<Clie
         };
     };
     let source = Source { setting: "client_tls_ca_file", path };
-    let trust = trust(source, &mut Sha256::default())?;
+    let trust = trust(source)?;
     ClientVerifier::new(demand, trust, &choices.provider).map(Some).map_err(|error| source.wrong(error))
 }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
-use sha2::Sha256;
 
 use super::TlsError;
 use super::material::Source;
@@ -52,12 +51,11 @@ pub fn directory() -> Result<Arc<ClientConfig>, TlsError> {
         Some(false) => ServerCheck::Anything,
         Some(true) | None => ServerCheck::IssuerAndName(roots(options.ca_file.as_deref())?),
     };
-    let algorithms = choices.provider.signature_verification_algorithms;
     let config = ClientConfig::builder_with_provider(Arc::clone(&choices.provider))
         .with_protocol_versions(&choices.versions)
         .map_err(|source| TlsError::Setup { setting: "ldap.conf", source })?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier { check, algorithms }))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(check, &choices.provider)))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
@@ -86,7 +84,7 @@ impl Options {
 
 fn roots(ca_file: Option<&Path>) -> Result<Trust, TlsError> {
     if let Some(path) = ca_file {
-        return trust(Source { setting: "TLS_CACERT", path }, &mut Sha256::default());
+        return trust(Source { setting: "TLS_CACERT", path });
     }
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -7,7 +7,6 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
@@ -37,9 +36,8 @@ impl Source<'_> {
     }
 
     /// All certificates of the file, of which there is at least one.
-    pub(super) fn certificates(self, seen: &mut Sha256) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    pub(super) fn certificates(self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let bytes = self.read()?;
-        seen.update(&bytes);
         let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
         match certificates.map_err(|error| self.wrong(error))? {
             none if none.is_empty() => Err(self.wrong("no certificate in it (PEM, BEGIN CERTIFICATE)")),
@@ -47,9 +45,8 @@ impl Source<'_> {
         }
     }
 
-    fn private_key(self, seen: &mut Sha256) -> Result<PrivateKeyDer<'static>, TlsError> {
+    fn private_key(self) -> Result<PrivateKeyDer<'static>, TlsError> {
         let bytes = zeroize::Zeroizing::new(self.read()?);
-        seen.update(&*bytes);
         PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
             pem::Error::NoItemsFound if memchr::memmem::find(&bytes, b"ENCRYPTED PRIVATE KEY").is_some() => {
                 self.wrong("the private key is encrypted with a passphrase; store it without one")
@@ -67,10 +64,9 @@ pub(super) fn certified_key(
     certificate: Source<'_>,
     key: Source<'_>,
     provider: &CryptoProvider,
-    seen: &mut Sha256,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain = certificate.certificates(seen)?;
-    let private = key.private_key(seen)?;
+    let chain = certificate.certificates()?;
+    let private = key.private_key()?;
     let signing = provider.key_provider.load_private_key(private).map_err(|error| key.wrong(error))?;
     let (_, own) = X509Certificate::from_der(&chain[0]).map_err(|error| certificate.wrong(error))?;
     if signing.public_key().is_some_and(|public| *public != *own.public_key().raw) {

@@ -6,7 +6,6 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
-use sha2::{Digest, Sha256};
 use tokio_rustls::TlsConnector;
 
 use super::material::{Source, certified_key};
@@ -23,38 +22,22 @@ pub struct ServerSide {
     mode: SslMode,
     config: Option<Arc<ClientConfig>>,
     notes: Vec<String>,
-    fingerprint: [u8; 32],
-}
-
-impl PartialEq for ServerSide {
-    /// True if connections made with the one are as good as made with the other: same settings, same file contents.
-    fn eq(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint
-    }
 }
 
 impl ServerSide {
     pub(super) fn of(settings: &Settings) -> Result<Self, TlsError> {
         let mode = settings.server_tls_sslmode;
         if mode == SslMode::Disable {
-            return Ok(Self { mode, config: None, notes: Vec::new(), fingerprint: [0; 32] });
+            return Ok(Self { mode, config: None, notes: Vec::new() });
         }
-        let suites13 = settings.server_tls13_ciphers.as_deref().unwrap_or("");
-        let mut seen = Sha256::default();
-        for text in [&settings.server_tls_protocols, &settings.server_tls_ciphers, suites13] {
-            seen.update(text);
-            seen.update([0]);
-        }
-        seen.update([mode as u8]);
         let choices = Choices::of(&Wishes {
             protocols: ("server_tls_protocols", &settings.server_tls_protocols),
             ciphers: ("server_tls_ciphers", &settings.server_tls_ciphers),
-            suites13: ("server_tls13_ciphers", suites13),
+            suites13: ("server_tls13_ciphers", settings.server_tls13_ciphers.as_deref().unwrap_or("")),
             curves: ("server_tls_ecdhcurve", "auto"),
         })?;
-        let config = client_config(settings, &choices, &mut seen)?;
-        let fingerprint = seen.finalize().into();
-        Ok(Self { mode, config: Some(Arc::new(config)), notes: choices.notes, fingerprint })
+        let config = client_config(settings, &choices)?;
+        Ok(Self { mode, config: Some(Arc::new(config)), notes: choices.notes })
     }
 
     /// `server_tls_sslmode`.
@@ -65,11 +48,6 @@ impl ServerSide {
     /// True if a server over TCP is asked for TLS.
     pub fn is_wanted(&self) -> bool {
         self.config.is_some()
-    }
-
-    /// True if a server over TCP without TLS is refused.
-    pub fn is_required(&self) -> bool {
-        self.mode >= SslMode::Require
     }
 
     pub(super) fn notes(&self) -> &[String] {
@@ -101,29 +79,23 @@ impl ServerSide {
     }
 }
 
-fn client_config(
-    settings: &Settings,
-    choices: &Choices,
-    seen: &mut Sha256,
-) -> Result<ClientConfig, TlsError> {
+fn client_config(settings: &Settings, choices: &Choices) -> Result<ClientConfig, TlsError> {
     let check = match settings.server_tls_sslmode {
-        SslMode::VerifyCa => ServerCheck::Issuer(server_trust(settings, seen)?),
-        SslMode::VerifyFull => ServerCheck::IssuerAndName(server_trust(settings, seen)?),
+        SslMode::VerifyCa => ServerCheck::Issuer(server_trust(settings)?),
+        SslMode::VerifyFull => ServerCheck::IssuerAndName(server_trust(settings)?),
         SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require => ServerCheck::Anything,
     };
-    let algorithms = choices.provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&choices.provider))
         .with_protocol_versions(&choices.versions)
         .map_err(|source| TlsError::Setup { setting: "server_tls_*", source })?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier { check, algorithms }));
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(check, &choices.provider)));
     let mut config = match (&settings.server_tls_cert_file, &settings.server_tls_key_file) {
         (Some(certificate), Some(key)) => {
             let identity = certified_key(
                 Source { setting: "server_tls_cert_file", path: certificate },
                 Source { setting: "server_tls_key_file", path: key },
                 &choices.provider,
-                seen,
             )?;
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
         }
@@ -142,9 +114,9 @@ fn client_config(
 }
 
 /// Whom we believe about servers. Without a CA file: whom this machine believes, as libpq's `sslrootcert=system`.
-fn server_trust(settings: &Settings, seen: &mut Sha256) -> Result<Trust, TlsError> {
+fn server_trust(settings: &Settings) -> Result<Trust, TlsError> {
     if let Some(path) = &settings.server_tls_ca_file {
-        return trust(Source { setting: "server_tls_ca_file", path }, seen);
+        return trust(Source { setting: "server_tls_ca_file", path });
     }
     let anchors = rustls_native_certs::load_native_certs().certs;
     let mut roots = RootCertStore::empty();
@@ -156,8 +128,8 @@ fn server_trust(settings: &Settings, seen: &mut Sha256) -> Result<Trust, TlsErro
 }
 
 /// Reads a CA file.
-pub(super) fn trust(source: Source<'_>, seen: &mut Sha256) -> Result<Trust, TlsError> {
-    let anchors = source.certificates(seen)?;
+pub(super) fn trust(source: Source<'_>) -> Result<Trust, TlsError> {
+    let anchors = source.certificates()?;
     let mut roots = RootCertStore::empty();
     for anchor in &anchors {
         roots.add(anchor.clone()).map_err(|error| source.wrong(error))?;

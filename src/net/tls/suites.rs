@@ -71,8 +71,8 @@ fn versions(
     }
     Ok(match chosen & (TLS12 | TLS13) {
         TLS13 => vec![&version::TLS13],
-        // Only versions that are too old for rustls: the oldest that it has.
         TLS12 => vec![&version::TLS12],
+        // Only versions that are too old for rustls: the oldest that it has.
         0 if chosen == OLD => vec![&version::TLS12],
         0 if !value.trim().is_empty() => return Err(TlsError::Value { setting, value: value.to_owned() }),
         _ => vec![&version::TLS13, &version::TLS12],

@@ -49,6 +49,10 @@ pub(crate) fn for_hosts(hosts: &[&str]) -> CertificateParams {
     CertificateParams::new(hosts.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>()).unwrap()
 }
 
+fn is_for(certificate: &PeerCertificate, name: &str) -> bool {
+    certificate.common_name.iter().chain(&certificate.dns_names).any(|it| it == name)
+}
+
 /// What a handshake came to, seen from both ends.
 struct Met {
     client: Result<Stream, HandshakeError>,
@@ -151,7 +155,7 @@ async fn clients_are_checked_as_far_as_the_mode_says() {
 
         let met = meet(&server, &with_certificate(bare.clone(), &authority, "client"), "localhost").await;
         let info = met.server.unwrap().tls_info().unwrap();
-        assert!(info.peer_certificate.is_some_and(|it| it.is_for("bouncer")), "{mode:?}");
+        assert!(info.peer_certificate.is_some_and(|it| is_for(&it, "bouncer")), "{mode:?}");
 
         let met = meet(&server, &with_certificate(bare, &stranger, "client"), "localhost").await;
         let error = met.server.expect_err("its issuer is unknown").to_string();
@@ -221,7 +225,7 @@ async fn certificates_of_x509_version_1_work_on_both_sides() {
         let full = client(SslMode::VerifyFull, fixture("v1-ca.pem"));
         let met = meet(&server, &full, "localhost").await;
         let info = met.server.unwrap().tls_info().unwrap();
-        assert!(info.peer_certificate.is_some_and(|it| it.is_for("localhost")));
+        assert!(info.peer_certificate.is_some_and(|it| is_for(&it, "localhost")));
         met.client.unwrap();
         assert!(meet(&server, &full, "elsewhere").await.client.is_err(), "the CN counts");
         let stranger = Authority::new();
@@ -317,17 +321,6 @@ fn faults_of_settings_and_files_are_named() {
     let tls = Tls::of(&good).unwrap();
     assert!(tls.clients.certificate_expires().is_some_and(|it| it > std::time::SystemTime::now()));
     assert!(tls.clients.is_required() && tls.clients.is_offered() && !tls.servers.is_wanted());
-}
-
-#[test]
-fn a_changed_file_makes_server_tls_another_one() {
-    let authority = Authority::new();
-    let settings = connecting(SslMode::VerifyCa, Some(authority.path("ca.pem")));
-    let before = ServerSide::of(&settings).unwrap();
-    assert_eq!(before, ServerSide::of(&settings).unwrap());
-    std::fs::copy(Authority::new().path("ca.pem"), authority.path("ca.pem")).unwrap();
-    assert_ne!(before, ServerSide::of(&settings).unwrap());
-    assert_ne!(before, ServerSide::of(&disabled()).unwrap());
 }
 
 /// Runs a future on a thread and a runtime of its own.
@@ -466,7 +459,7 @@ async fn an_idle_stream_is_readable_only_when_there_is_something_to_read() {
         watched.readable().await;
         assert_eq!(watched.peek_first_byte().await.unwrap(), Some(b'n'));
         let mut buffer = Vec::with_capacity(6);
-        let count = std::future::poll_fn(|cx| watched.poll_read_into(cx, &mut buffer)).await.unwrap();
+        let count = watched.read_buf(&mut buffer).await.unwrap();
         assert_eq!((count, &buffer[..]), (6, &b"notice"[..]));
         assert!(is_silent(&mut watched).await, "a read that fills its buffer leaves no false alarm");
         drop(other);

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
@@ -45,14 +47,48 @@ impl Trust {
     }
 }
 
+/// Checks the handshakes' signatures, also those of certificates that only [`legacy`] can read.
+#[derive(Debug)]
+struct Signatures(WebPkiSupportedAlgorithms);
+
+impl Signatures {
+    fn verify_tls12(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        if legacy::is_version_1(&legacy::parse(cert)?) {
+            return legacy::verify_tls12_signature(message, cert, dss, &self.0);
+        }
+        verify_tls12_signature(message, cert, dss, &self.0)
+    }
+
+    fn verify_tls13(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        if legacy::is_version_1(&legacy::parse(cert)?) {
+            return legacy::verify_tls13_signature(message, cert, dss, &self.0);
+        }
+        verify_tls13_signature(message, cert, dss, &self.0)
+    }
+}
+
 /// Checks servers' certificates.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
-    pub(super) check: ServerCheck,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
+    check: ServerCheck,
+    signatures: Signatures,
 }
 
 impl ServerVerifier {
+    pub(super) fn new(check: ServerCheck, provider: &CryptoProvider) -> Self {
+        Self { check, signatures: Signatures(provider.signature_verification_algorithms) }
+    }
+
     fn check_issuer(
         &self,
         trust: &Trust,
@@ -61,7 +97,7 @@ impl ServerVerifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         if trust.is_legacy(end_entity)? {
-            return legacy::check_issuer(end_entity, &trust.anchors, &self.algorithms, now);
+            return legacy::check_issuer(end_entity, &trust.anchors, &self.signatures.0, now);
         }
         let parsed = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(
@@ -69,7 +105,7 @@ impl ServerVerifier {
             &trust.roots,
             intermediates,
             now,
-            self.algorithms.all,
+            self.signatures.0.all,
         )
     }
 }
@@ -100,10 +136,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if legacy::is_version_1(&legacy::parse(cert)?) {
-            return legacy::verify_tls12_signature(message, cert, dss, &self.algorithms);
-        }
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        self.signatures.verify_tls12(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -112,14 +145,11 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if legacy::is_version_1(&legacy::parse(cert)?) {
-            return legacy::verify_tls13_signature(message, cert, dss, &self.algorithms);
-        }
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        self.signatures.verify_tls13(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.signatures.0.supported_schemes()
     }
 }
 
@@ -182,20 +212,20 @@ pub(super) struct ClientVerifier {
     demand: Demand,
     trust: Trust,
     webpki: Arc<dyn ClientCertVerifier>,
-    algorithms: WebPkiSupportedAlgorithms,
+    signatures: Signatures,
 }
 
 impl ClientVerifier {
     pub(super) fn new(
         demand: Demand,
         trust: Trust,
-        provider: &Arc<rustls::crypto::CryptoProvider>,
+        provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
         let webpki =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(provider))
                 .build()?;
-        let algorithms = provider.signature_verification_algorithms;
-        Ok(Self { demand, trust, webpki, algorithms })
+        let signatures = Signatures(provider.signature_verification_algorithms);
+        Ok(Self { demand, trust, webpki, signatures })
     }
 }
 
@@ -216,7 +246,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         if self.trust.is_legacy(end_entity)? {
-            legacy::check_issuer(end_entity, &self.trust.anchors, &self.algorithms, now)?;
+            legacy::check_issuer(end_entity, &self.trust.anchors, &self.signatures.0, now)?;
             return Ok(ClientCertVerified::assertion());
         }
         self.webpki.verify_client_cert(end_entity, intermediates, now)
@@ -228,10 +258,7 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if legacy::is_version_1(&legacy::parse(cert)?) {
-            return legacy::verify_tls12_signature(message, cert, dss, &self.algorithms);
-        }
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        self.signatures.verify_tls12(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -240,14 +267,11 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if legacy::is_version_1(&legacy::parse(cert)?) {
-            return legacy::verify_tls13_signature(message, cert, dss, &self.algorithms);
-        }
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        self.signatures.verify_tls13(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.signatures.0.supported_schemes()
     }
 }
 

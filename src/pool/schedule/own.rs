@@ -32,11 +32,6 @@ impl<W> Owners<W> {
         self.waiters.len() + self.expecting.len()
     }
 
-    pub(super) fn waiting_since(&self) -> Option<Instant> {
-        let all = self.waiters.front().into_iter().chain(&self.expecting);
-        all.map(|waiter| waiter.since).min()
-    }
-
     pub(super) fn before(&self, ticket: WaitTicket) -> Option<usize> {
         let expects = || self.expecting.iter().any(|waiter| waiter.ticket == ticket).then_some(0);
         self.waiters.before(ticket).or_else(expects)

@@ -57,7 +57,7 @@ fn two_turns_each(world: &Arc<World>, clients: impl Iterator<Item = Client>) -> 
 /// Nobody has or awaits anything any more.
 fn is_quiet(world: &World) {
     for pool in world.pools.all() {
-        let view = pool.view(Instant::now());
+        let view = pool.view();
         assert_eq!((view.servers.busy(), view.waiting), (0, 0), "{view:?}");
     }
 }

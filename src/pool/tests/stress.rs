@@ -124,10 +124,10 @@ fn servers_are_never_shared_lost_or_withheld() {
     });
     while world.opener.open_one().is_some() {}
     for pool in world.pools.all() {
-        let view = pool.view(Instant::now());
+        let view = pool.view();
         assert_eq!((view.servers.busy(), view.waiting, view.clients), (0, 0, 0), "{view:?}");
     }
-    let idle: usize = world.pools.all().iter().map(|pool| pool.view(Instant::now()).servers.idle).sum();
+    let idle: usize = world.pools.all().iter().map(|pool| pool.view().servers.idle).sum();
     assert_eq!(world.roster.server_count(), idle);
     assert_eq!(world.pools.connections_of_user(&"u".into()), idle);
 }

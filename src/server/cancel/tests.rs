@@ -4,10 +4,15 @@ use super::*;
 use crate::config::{Settings, SslMode};
 use crate::ids::WorkerId;
 use crate::net::tls::tests::{Authority, for_hosts};
+use crate::server::ServerConn;
 use crate::server::tests::{Fake, Heard, Step, connector, key, plain, target, welcome};
 use crate::wire::startup::First;
 
 const SOON: Duration = Duration::from_secs(10);
+
+async fn cancel(connector: &Connector, conn: &ServerConn, limit: Duration) -> Result<(), CancelError> {
+    connector.send_cancel(&conn.cancel_route().unwrap(), limit).await?.acted_on(limit).await
+}
 
 #[tokio::test]
 async fn a_cancel_goes_to_the_same_server_with_its_key_and_waits_for_its_end() {
@@ -18,16 +23,16 @@ async fn a_cancel_goes_to_the_same_server_with_its_key_and_waits_for_its_end() {
     let conn = connector.connect(&target, WorkerId(0)).await.unwrap();
     let (fake, _) = login.await.unwrap();
     let cancelled = fake.play(vec![Step::First]);
-    connector.cancel(&conn.cancel_route().unwrap(), SOON).await.unwrap();
+    cancel(&connector, &conn, SOON).await.unwrap();
     let (fake, heard) = cancelled.await.unwrap();
     assert!(matches!(&heard[0], Heard::First(First::Cancel(sent)) if *sent == key()), "{heard:?}");
 
     let stuck = fake.play(vec![Step::First, Step::AwaitEnd]);
     let short = Duration::from_millis(50);
-    let error = connector.cancel(&conn.cancel_route().unwrap(), short).await.unwrap_err();
+    let error = cancel(&connector, &conn, short).await.unwrap_err();
     assert_eq!(error.to_string(), "cancel_wait_timeout");
     drop(stuck.await.unwrap());
-    let error = connector.cancel(&conn.cancel_route().unwrap(), SOON).await.unwrap_err();
+    let error = cancel(&connector, &conn, SOON).await.unwrap_err();
     assert!(matches!(error, CancelError::Connect(_)), "nobody listens any more: {error}");
 }
 
@@ -55,11 +60,11 @@ async fn a_cancel_is_encrypted_where_the_connection_is() {
     let conn = connector.connect(&target, WorkerId(0)).await.unwrap();
     let (fake, _) = login.await.unwrap();
     let cancelled = fake.play(begin());
-    connector.cancel(&conn.cancel_route().unwrap(), SOON).await.unwrap();
+    cancel(&connector, &conn, SOON).await.unwrap();
     let (fake, heard) = cancelled.await.unwrap();
     assert!(matches!(&heard[1], Heard::First(First::Cancel(sent)) if *sent == key()), "{heard:?}");
     // A server that has lost its TLS does not get the key in clear text.
     let refusing = fake.play(vec![Step::First, Step::Send(b"N".to_vec()), Step::AwaitEnd]);
-    assert!(connector.cancel(&conn.cancel_route().unwrap(), SOON).await.is_err());
+    assert!(cancel(&connector, &conn, SOON).await.is_err());
     refusing.await.unwrap();
 }

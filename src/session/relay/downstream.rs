@@ -38,7 +38,7 @@ enum Change {
     Reset,
     /// A statement was deallocated by its name.
     Deallocated,
-    /// Neither.
+    /// None of these.
     Other,
 }
 
@@ -97,7 +97,7 @@ impl Relay {
             tag::READY_FOR_QUERY | tag::COMMAND_COMPLETE | tag::ERROR_RESPONSE | tag::PARAMETER_STATUS
                 if header.total() > SERVER_MESSAGE_BYTES_MAX =>
             {
-                Err(Error::Length { tag: header.tag, length: u32::try_from(header.body).unwrap_or(u32::MAX) })
+                Err(Error::Length { tag: header.tag, length: header.length() })
             }
             tag::READY_FOR_QUERY | tag::COMMAND_COMPLETE | tag::ERROR_RESPONSE | tag::PARAMETER_STATUS
                 if self.down.undecided().len() < header.total() =>

@@ -22,7 +22,7 @@ const TRANSACTION: Rules = Rules {
     mode: PoolMode::Transaction,
     prepared_max: 200,
     simple_queries: true,
-    cleans_always: false,
+    reset_query_always: false,
     compatibility: Compatibility::Postgres,
 };
 
@@ -131,6 +131,18 @@ fn a_query_takes_a_server_and_gives_it_back() {
     assert!(matches!(verdict, Verdict::Reuse(_)));
     assert_eq!(bench.sent_to_client(), answer, "the answer is still whole after the release");
     assert!(!bench.relay.wants_server());
+}
+
+#[test]
+fn a_message_of_a_server_too_long_to_be_read_is_refused_with_the_length_it_claims() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.grant(server());
+    bench.server(b"C\0\x20\0\0");
+    let (_, verdict) = bench.relay.take_released().expect("it is closed");
+    assert!(matches!(verdict, Verdict::Close(CloseReason::ProtocolViolation)), "{verdict:?}");
+    let told = String::from_utf8_lossy(&bench.sent_to_client()).into_owned();
+    assert!(told.contains("message 'C' says it has 2097152 bytes"), "{told}");
 }
 
 #[test]

@@ -17,7 +17,6 @@ use crate::net::Stream;
 async fn pair(version: &'static rustls::SupportedProtocolVersion) -> (TlsStream<Stream>, Accepted) {
     let authority = Authority::new();
     authority.sign("server", for_hosts(&["localhost"]));
-    let mut seen = sha2::Digest::new();
     let source = |setting, name: &str| (setting, authority.path(name));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let (certificate, key) = (source("certificate", "server.pem"), source("key", "server-key.pem"));
@@ -25,7 +24,6 @@ async fn pair(version: &'static rustls::SupportedProtocolVersion) -> (TlsStream<
         super::super::material::Source { setting: certificate.0, path: &certificate.1 },
         super::super::material::Source { setting: key.0, path: &key.1 },
         &provider,
-        &mut seen,
     );
     let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[version])
@@ -35,7 +33,7 @@ async fn pair(version: &'static rustls::SupportedProtocolVersion) -> (TlsStream<
     server.send_tls13_tickets = 0;
     let mut roots = RootCertStore::empty();
     let ca = super::super::material::Source { setting: "ca", path: &authority.path("ca.pem") };
-    roots.add(ca.certificates(&mut sha2::Digest::new()).unwrap().remove(0)).unwrap();
+    roots.add(ca.certificates().unwrap().remove(0)).unwrap();
     let client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .unwrap()
