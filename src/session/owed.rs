@@ -407,7 +407,8 @@ impl Undo {
             shelf.remove(&parsed);
         }
         if let Some(closed) = self.closed {
-            shelf.put(closed);
+            // Whether the server has it is not certain: a batch behind may have closed it as well.
+            shelf.put_stale(closed);
         }
         if let Some(Renamed { name, before }) = self.renamed {
             names.replace(&name, before);

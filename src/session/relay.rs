@@ -523,7 +523,11 @@ impl Relay {
             let verdict = server.verdict();
             self.unnamed.here = false;
             self.up.unmark();
-            self.released = self.server.take().map(|it| (it, verdict));
+            self.released = self.server.take().map(|mut server| {
+                // Its next client's statements are seen whole.
+                server.tags_decide = false;
+                (server, verdict)
+            });
         }
     }
 

@@ -331,3 +331,17 @@ fn a_client_that_leaves_much_behind_stays_alive_itself() {
         assert_eq!(two.value("SELECT to_regclass('mine')"), "");
     }
 }
+
+#[test]
+fn a_statement_too_long_to_be_judged_has_its_server_cleaned_once() {
+    let cluster = Cluster::shared();
+    let pooler = Setup::of(cluster).set("default_pool_size", "1").start();
+    let (mut client, mark) = (pooler.app(), cluster.unique("seen"));
+    client.query(&format!("SELECT length('{}')", "x".repeat(70_000)));
+    for _ in 0..3 {
+        client.query(&format!("SELECT '{mark}'"));
+        eventually("its server is back", || pooler.pool("app", "app", "sv_idle") == 1);
+    }
+    let asked_last = cluster.connections(&format!("query LIKE 'SELECT %{mark}%' AND state = 'idle'"));
+    assert_eq!(asked_last, 1);
+}

@@ -184,6 +184,30 @@ fn a_statement_survives_anothers_error() {
 }
 
 #[test]
+fn pipelines_that_failed_spoil_nobody_elses_statement() {
+    let pooler = single().set("max_prepared_statements", "1").start();
+    let (mut hasty, mut other) = (pooler.app(), pooler.app());
+    // Both fail before their Parse, and each makes room for its own.
+    let failing = |name: &str, sql: &str| [execute("nope", 0), parse(name, sql, &[]), sync()].concat();
+    hasty.send(&[failing("x", "SELECT 1"), failing("y", "SELECT 2")].concat());
+    hasty.until(b'Z');
+    hasty.until(b'Z');
+    prepare(&mut other, "m", "SELECT 1");
+    assert_eq!(value(&mut other, "m", &[]), "1");
+}
+
+#[test]
+fn a_server_that_has_lost_its_statements_gets_them_anew() {
+    let pooler = single().start();
+    let mut client = pooler.app();
+    prepare(&mut client, "m", "SELECT 1");
+    assert_eq!(value(&mut client, "m", &[]), "1");
+    client.query("CREATE FUNCTION pg_temp.lose() RETURNS void LANGUAGE plpgsql AS 'BEGIN EXECUTE ''DEALLOCATE '' || ''ALL''; END'; SELECT pg_temp.lose()");
+    let answers: Vec<String> = (0..2).map(|_| tags(&run(&mut client, "m", &[]))).collect();
+    assert!(answers[1].contains('D'), "{answers:?}");
+}
+
+#[test]
 fn no_more_than_the_limit_is_kept_on_a_server_and_all_still_work() {
     let pooler = single().set("max_prepared_statements", "3").start();
     let mut client = pooler.app();

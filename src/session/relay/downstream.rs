@@ -311,8 +311,15 @@ impl Relay {
             return Ok(Decision::Give(false));
         }
         let report = Report::parse(&self.down.undecided()[HEADER..header.total()])?;
-        if let (Some(server), true) = (&mut self.server, report.sqlstate == SqlState::READ_ONLY_TRANSACTION) {
-            server.read_only = true;
+        if let Some(server) = &mut self.server {
+            match report.sqlstate {
+                SqlState::READ_ONLY_TRANSACTION => server.read_only = true,
+                // It has lost what it was known to have: a function may have deallocated all.
+                SqlState::INVALID_STATEMENT_NAME if report.message.contains(NAME_PREFIX) => {
+                    server.shelf.mark_all_stale();
+                }
+                _ => {}
+            }
         }
         if matches!(report.severity, Severity::Fatal | Severity::Panic) {
             self.last_words = Some(Box::new(report));
