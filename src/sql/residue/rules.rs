@@ -55,6 +55,8 @@ struct Statement {
     sets: bool,
     /// `CREATE TEMP`, not yet known to be dropped on commit.
     creates_temporary: bool,
+    /// WITH was just seen.
+    after_with: bool,
     /// How many words of ON COMMIT DROP were just seen.
     on_commit_drop: u8,
     /// CREATE or INTO was just seen, or only words that may stand between them and TEMP.
@@ -118,11 +120,20 @@ impl<'a> Judge<'a, '_> {
         self.lexer.next()
     }
 
+    /// The text ends where a SET has only begun: in a block the rest is an expression that EXECUTE appends.
+    fn cut_short(&mut self) -> Option<Token<'a>> {
+        if self.context != Context::Sql {
+            self.found |= Residue::SETTING | Residue::ROLE;
+        }
+        None
+    }
+
     fn set(&mut self) -> Option<Token<'a>> {
-        let mut token = self.lexer.next()?;
+        let Some(mut token) = self.lexer.next() else { return self.cut_short() };
         // `SET SESSION SESSION AUTHORIZATION` is in PostgreSQL's grammar.
         while token.is(b"session") {
-            token = self.lexer.next()?;
+            let Some(next) = self.lexer.next() else { return self.cut_short() };
+            token = next;
             if token.is(b"authorization") {
                 return self.set_role();
             }
@@ -141,10 +152,11 @@ impl<'a> Judge<'a, '_> {
 
     /// After SET ROLE or SET SESSION AUTHORIZATION. NONE and DEFAULT go back to the session's own.
     fn set_role(&mut self) -> Option<Token<'a>> {
-        let mut token = self.lexer.next()?;
-        if token.is(b"to") || token == Token::Symbol(b'=') {
-            token = self.lexer.next()?;
+        let mut token = self.lexer.next();
+        if token.is_some_and(|it| it.is(b"to") || it == Token::Symbol(b'=')) {
+            token = self.lexer.next();
         }
+        let Some(token) = token else { return self.cut_short() };
         if !(token.is(b"none") || token.is(b"default")) {
             self.found |= Residue::ROLE;
         }
@@ -156,6 +168,10 @@ impl<'a> Judge<'a, '_> {
         let Some(mut name) = first.name() else { return self.leaves(Residue::SETTING) };
         let mut token = self.lexer.next();
         let mut qualified = false;
+        if first.is(b"u") && token == Some(Token::Symbol(b'&')) {
+            // U&"…": its escapes may spell any name.
+            return self.leaves(Residue::SETTING | Residue::ROLE);
+        }
         match () {
             () if first.is(b"time") && token.is_some_and(|it| it.is(b"zone")) => name = b"timezone",
             () if first.is(b"names") => name = b"client_encoding",
@@ -263,11 +279,21 @@ impl<'a> Judge<'a, '_> {
             self.found |= ANYTHING;
             return;
         }
+        self.found |= self.inside(text, depth);
+        // Between dollar quotes it says what it says; between single ones it has them doubled.
+        if memchr::memmem::find(text, b"''").is_some() {
+            let single = undoubled(text);
+            self.found |= self.inside(&single, depth);
+        }
+    }
+
+    /// What a text in a block leaves behind, read as statements.
+    fn inside(&self, text: &[u8], depth: usize) -> Residue {
         let lexer = Lexer::new(text, Strings::Standard);
         let context = Context::Block { depth };
         let mut inner = Judge { lexer, reported: self.reported, found: Residue::NONE, context };
         inner.statements();
-        self.found |= inner.found;
+        inner.found
     }
 
     /// CREATE or INTO [OR REPLACE] [LOCAL|GLOBAL] TEMP, and ON COMMIT DROP.
@@ -278,6 +304,10 @@ impl<'a> Judge<'a, '_> {
             statement.creates_temporary = true;
         }
         statement.updates |= token.is(b"update");
+        if self.context != Context::Sql && statement.after_with && token.is(b"hold") {
+            self.found |= Residue::CURSOR;
+        }
+        statement.after_with = token.is(b"with");
         statement.expects_temporary = token.is(b"create")
             || token.is(b"into")
             || (statement.expects_temporary && BETWEEN.iter().any(|word| token.is(word)));
@@ -335,7 +365,7 @@ impl<'a> Judge<'a, '_> {
             (Argument::Literal(local), _) if local.is(b"true") || local == Token::Text(b"true") => {
                 Residue::NONE
             }
-            (_, Argument::Literal(Token::Text(name))) => self.setting(name),
+            (_, Argument::Literal(Token::Text(name))) if !name.contains(&b'\\') => self.setting(name),
             // It may be any setting, role among them.
             _ => Residue::SETTING | Residue::ROLE,
         };
@@ -390,6 +420,17 @@ fn of_name(name: &[u8]) -> Residue {
     }
     let temporary = name.get(..PG_TEMP.len()).is_some_and(|start| start.eq_ignore_ascii_case(PG_TEMP));
     if temporary { Residue::TEMPORARY } else { Residue::NONE }
+}
+
+/// A string's text with one single quote for two.
+fn undoubled(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        out.push(*first);
+        rest = if *first == b'\'' { after.strip_prefix(b"'").unwrap_or(after) } else { after };
+    }
+    out
 }
 
 fn contains_ignore_case(text: &[u8], word: &[u8]) -> bool {
