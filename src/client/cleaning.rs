@@ -20,15 +20,18 @@ pub enum Extent {
 
 /// Cleans a server after its client and gives it back to its pool.
 pub fn start(worker: &Rc<Worker>, lease: Lease<Resetting>, extent: Extent) {
+    let config = worker.config.load();
+    let is_some = |it: &String| !it.trim().is_empty();
     let query = match extent {
-        Extent::ByResetQuery => worker.config.load().settings.server_reset_query.clone(),
+        Extent::ByResetQuery => config.settings.server_reset_query.clone().filter(is_some),
         Extent::LeftBehind => None,
     };
-    let query = query.filter(|it| !it.trim().is_empty());
+    let entry = config.database(&lease.pool().key().database);
+    let connect_query = entry.and_then(|it| it.connect_query.clone()).filter(is_some);
     tokio::task::spawn_local(async move {
         match query {
             Some(sql) => lease.reset(&sql, CLEANING_MAX).await,
-            None => lease.clean(CLEANING_MAX).await,
+            None => lease.clean(connect_query.as_deref(), CLEANING_MAX).await,
         }
     });
 }

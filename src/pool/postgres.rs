@@ -90,8 +90,8 @@ impl Lease<Resetting> {
     }
 
     /// Removes what the last client left behind and nothing else; otherwise as [`Lease::reset`].
-    pub async fn clean(self, limit: Duration) {
-        self.give_back_after(async |conn| reset::clean(conn, limit).await).await;
+    pub async fn clean(self, connect_query: Option<&str>, limit: Duration) {
+        self.give_back_after(async |conn| reset::clean(conn, connect_query, limit).await).await;
     }
 
     /// Runs `server_check_query`; otherwise as [`Lease::reset`].

@@ -219,7 +219,10 @@ impl Connector {
         };
         match target.connect_query.as_deref().filter(|sql| !sql.trim().is_empty()) {
             None => Ok(conn),
-            Some(sql) => run_connect_query(conn, sql, until).await,
+            Some(sql) => {
+                let left = until.saturating_duration_since(Instant::now());
+                query::run_connect_query(conn, sql, left).await.map_err(ConnectError::ConnectQuery)
+            }
         }
     }
 
@@ -365,18 +368,6 @@ pub(super) async fn ask_for_tls(mut stream: Stream) -> Result<(Stream, TlsAnswer
         (1, b'N') => Ok((stream, TlsAnswer::No)),
         (_, b'S' | b'N') => Err(ConnectError::BytesBeforeTls),
         (_, other) => Err(ConnectError::TlsAnswer(other)),
-    }
-}
-
-async fn run_connect_query(conn: ServerConn, sql: &str, until: Instant) -> Result<ServerConn, ConnectError> {
-    let left = until.saturating_duration_since(Instant::now());
-    match query::run_tolerant(conn, sql, left).await {
-        Ok((conn, None)) => Ok(conn),
-        Ok((conn, Some(report))) => {
-            warn!(server = %conn.id, error = report.message, "connect_query failed");
-            Ok(conn)
-        }
-        Err(error) => Err(ConnectError::ConnectQuery(error)),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::inbox::{Inbox, InboxError};
 use super::{FOREVER, ServerConn};
@@ -73,6 +74,21 @@ pub async fn run_tolerant(
     encode::query(&mut out, sql);
     let (conn, outcome) = converse(conn, &out, limit).await?;
     Ok((conn, outcome.refused))
+}
+
+/// Runs a `connect_query`: an error of it is for the log alone. Not cancel safe.
+///
+/// Errors: the connection is lost.
+pub async fn run_connect_query(
+    conn: ServerConn,
+    sql: &str,
+    limit: Duration,
+) -> Result<ServerConn, QueryError> {
+    let (conn, refused) = run_tolerant(conn, sql, limit).await?;
+    if let Some(report) = refused {
+        warn!(server = %conn.id, error = report.message, "connect_query failed");
+    }
+    Ok(conn)
 }
 
 /// Runs a query with text parameters over the unnamed statement and gives back its first row. Not cancel safe.

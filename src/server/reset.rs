@@ -11,26 +11,61 @@ use crate::sql::residue::Residue;
 /// Errors: as [`query::run`]; the connection is closed.
 pub async fn reset(mut conn: ServerConn, sql: &str, limit: Duration) -> Result<ServerConn, QueryError> {
     let discards_all = is_discard_all(sql);
+    if !discards_all {
+        conn = forget(conn, limit).await?;
+    }
     conn = query::run(conn, sql, limit).await?;
-    // Statements that a client prepared by SQL would make it uncertain which of ours are left.
-    if !discards_all && conn.session().residue().contains(Residue::PREPARED) {
-        conn = query::run(conn, &Residue::PREPARED.cleaning(), limit).await?;
+    if may_deallocate(sql) {
+        conn.session().doubt_statements();
     }
     conn.session().on_cleaned(discards_all);
     Ok(conn)
 }
 
-/// Removes what the last client left behind, and nothing else. Costs nothing where it left nothing. Not cancel safe.
-///
-/// Errors: as [`query::run`]; the connection is closed.
-pub async fn clean(mut conn: ServerConn, limit: Duration) -> Result<ServerConn, QueryError> {
-    let sql = conn.session().residue().cleaning();
+/// Does away with what nobody could tell any more after a query that may do anything: settings of a start-up message,
+/// which the query may reset, and statements that a client prepared by SQL, beside which ours may be left or not.
+async fn forget(mut conn: ServerConn, limit: Duration) -> Result<ServerConn, QueryError> {
+    let session = conn.session();
+    let known = session.extras();
+    let prepared =
+        if session.residue().contains(Residue::PREPARED) { Residue::PREPARED } else { Residue::NONE };
+    let sql = known.union(prepared).cleaning();
     if sql.is_empty() {
         return Ok(conn);
     }
     conn = query::run(conn, &sql, limit).await?;
-    conn.session().on_cleaned(false);
+    conn.session().has_no_extras();
     Ok(conn)
+}
+
+/// Removes what the last client left behind, and nothing else; but where there is a `connect_query`, what that did is done
+/// again. Costs nothing where it left nothing. Not cancel safe.
+///
+/// Errors: as [`query::run`]; the connection is closed.
+pub async fn clean(
+    mut conn: ServerConn,
+    connect_query: Option<&str>,
+    limit: Duration,
+) -> Result<ServerConn, QueryError> {
+    let sql = conn.session().residue().cleaning();
+    if sql.is_empty() {
+        return Ok(conn);
+    }
+    let Some(connect_query) = connect_query else {
+        conn = query::run(conn, &sql, limit).await?;
+        conn.session().on_cleaned(false);
+        return Ok(conn);
+    };
+    // What it did can't be told from what the client did: it runs on a server that is as new.
+    conn = query::run(conn, "DISCARD ALL", limit).await?;
+    conn.session().on_cleaned(true);
+    query::run_connect_query(conn, connect_query, limit).await
+}
+
+/// Whether the text may do away with statements prepared through the protocol.
+fn may_deallocate(sql: &str) -> bool {
+    let sql = sql.to_ascii_lowercase();
+    ["deallocate", "discard"].iter().any(|word| sql.contains(word))
 }
 
 fn is_discard_all(sql: &str) -> bool {
@@ -64,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_without_residue_is_not_even_asked() {
         let (conn, server) = connected(vec![Step::AwaitEnd]).await;
-        clean(conn, SOON).await.unwrap().close();
+        clean(conn, None, SOON).await.unwrap().close();
         let (_, heard) = server.await.unwrap();
         assert_eq!(heard.len(), 1, "{heard:?}");
     }

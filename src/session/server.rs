@@ -99,6 +99,22 @@ impl Server {
         self.residue = Residue::NONE;
     }
 
+    /// What its settings of a start-up message are, that it does not report.
+    pub fn extras(&self) -> Residue {
+        let kind = |(name, _): (&str, &str)| if is_role(name) { Residue::ROLE } else { Residue::SETTING };
+        self.parameters.extra.iter().map(kind).fold(Residue::NONE, Residue::union)
+    }
+
+    /// They are gone.
+    pub fn has_no_extras(&mut self) {
+        self.parameters.forget(|_| true);
+    }
+
+    /// It may have lost its prepared statements.
+    pub fn doubt_statements(&mut self) {
+        self.shelf.mark_all_stale();
+    }
+
     /// The client has set or reset something. It may be what its start-up message set as well, and that is now the
     /// server's own default: nobody knows before it is cleaned.
     pub(super) fn on_setting(&mut self) {

@@ -12,8 +12,12 @@ fn login(pooler: &Pooler, parameters: &[(&str, &str)]) -> Raw {
 }
 
 /// A pooler of one server.
+fn single_setup() -> Setup {
+    Setup::of(Cluster::shared()).set("default_pool_size", "1")
+}
+
 fn single() -> Pooler {
-    Setup::of(Cluster::shared()).set("default_pool_size", "1").start()
+    single_setup().start()
 }
 
 /// A pooler with two servers, one of them kept busy: whoever asks next gets the other one.
@@ -355,4 +359,39 @@ fn a_statement_too_long_to_be_judged_has_its_server_cleaned_once() {
     }
     let asked_last = cluster.connections(&format!("query LIKE 'SELECT %{mark}%' AND state = 'idle'"));
     assert_eq!(asked_last, 1);
+}
+
+#[test]
+fn what_connect_query_did_outlasts_a_cleaning() {
+    let lines = "dbname = \"app\"\nconnect_query = \"SET work_mem = '9MB'; PREPARE mine AS SELECT 1; SET ROLE pg_monitor\"";
+    let pooler = single_setup().database("prepared_by_query", lines).start();
+    let connect = || pooler.connect("prepared_by_query", "postgres");
+    for leave in ["SET statement_timeout = '3s'", "PREPARE theirs AS SELECT 2", "LISTEN somebody"] {
+        connect().query(leave);
+        let mut next = connect();
+        assert_eq!(next.value("SHOW statement_timeout"), "0", "after {leave}");
+        let kept = "SELECT current_user || ' ' || current_setting('work_mem') || ' ' || string_agg(name, ' ') FROM pg_prepared_statements";
+        assert_eq!(next.value(kept), "pg_monitor 9MB mine", "after {leave}");
+    }
+}
+
+#[test]
+fn a_reset_query_of_ones_own_takes_no_start_up_setting_along() {
+    for mode in ["session", "transaction"] {
+        let setup =
+            single_setup().set("pool_mode", &format!("\"{mode}\"")).set("server_reset_query_always", "1");
+        let pooler = setup.set("server_reset_query", "\"RESET ALL; DEALLOCATE ALL\"").start();
+        for _ in 0..3 {
+            let mut client = pooler.dial();
+            let parameters = [("user", "app"), ("database", "app"), ("statement_timeout", "77s")];
+            client.login(&parameters, "").unwrap();
+            client.send(&[parse("mine", "SELECT 'known'", &[]), sync()].concat());
+            client.ready();
+            for _ in 0..2 {
+                assert_eq!(client.value("SHOW statement_timeout"), "77s", "{mode}");
+                client.send(&[bind("", "mine", &[]), execute("", 0), sync()].concat());
+                assert_eq!(tags(&client.ready()), "2DCZ", "{mode}");
+            }
+        }
+    }
 }
