@@ -478,6 +478,8 @@ impl Relay {
                 turn.stats.parameter_sync();
                 self.up.insert(turn.spare, |out| encode::query(out, &query));
                 server.queue.push(Reply::Query, Fate::Swallow);
+                // A simple query drops the unnamed statement: `exec_simple_query` in src/backend/tcop/postgres.c.
+                self.unnamed.here = false;
                 self.phase = Phase::Adjusting(None);
             }
         }

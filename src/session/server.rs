@@ -38,6 +38,8 @@ pub(super) enum Serves {
 pub struct Server {
     /// Its settings.
     pub parameters: Parameters,
+    /// What it reported when it was opened: what RESET brings it back to.
+    pub(super) defaults: Arc<Values>,
     /// The statements it has prepared.
     pub shelf: Shelf,
     pub(super) status: TxStatus,
@@ -66,8 +68,9 @@ pub struct Server {
 impl Server {
     /// A server that has just sent its first ReadyForQuery, with the settings it reported.
     pub fn new(reported: Arc<Values>) -> Self {
+        let defaults = Arc::clone(&reported);
         let parameters = Parameters { reported, extra: Values::none() };
-        Self { parameters, ..Self::default() }
+        Self { parameters, defaults, ..Self::default() }
     }
 
     /// The same of a server that was opened for one client and is closed after it: a replication connection.

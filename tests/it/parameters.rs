@@ -395,3 +395,24 @@ fn a_reset_query_of_ones_own_takes_no_start_up_setting_along() {
         }
     }
 }
+
+#[test]
+fn a_reset_leaves_alone_what_is_set_behind_it() {
+    let pooler = single();
+    let mut client = login(&pooler, &[("TimeZone", "Europe/Paris")]);
+    for query in ["RESET work_mem; SET timezone = 'Asia/Tokyo'", "RESET ALL; SET timezone = 'Asia/Tokyo'"] {
+        client.query(query);
+        assert_eq!(client.value("SHOW timezone"), "Asia/Tokyo", "{query}");
+    }
+    client.query("RESET timezone");
+    assert_eq!(client.value("SHOW timezone"), "Europe/Paris");
+    // The unnamed statement outlasts the query that sets it so.
+    client.query("BEGIN");
+    client.send(&[parse("", "SELECT 'kept'", &[]), sync()].concat());
+    client.ready();
+    client.send(&[extended("RESET timezone", &[]), sync(), parse("", "SELECT 'kept'", &[]), sync()].concat());
+    client.ready();
+    client.ready();
+    client.send(&[bind("", "", &[]), execute("", 0), sync()].concat());
+    assert_eq!(tags(&client.ready()), "2DCZ");
+}

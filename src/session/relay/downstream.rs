@@ -252,8 +252,13 @@ impl Relay {
             return Err(Error::Broken("ParameterStatus"));
         };
         let (name, value) = (name.to_owned(), value.to_owned());
-        let start =
-            self.start.value(&name).filter(|it| self.resetting == Resetting::Reported && *it != value);
+        // What the client has set in the same query is no default.
+        let is_default = || {
+            let defaults = self.server.as_ref().map(|it| &it.defaults);
+            defaults.and_then(|it| it.value(&name)).is_none_or(|it| it == value)
+        };
+        let is_reset = self.resetting == Resetting::Reported && is_default();
+        let start = self.start.value(&name).filter(|it| is_reset && *it != value);
         if let Some(start) = start.map(str::to_owned) {
             // For the client, what it gave in its start-up message is the default.
             self.on_parameter_status(&name, &value);
