@@ -221,6 +221,7 @@ fn completions(shell: clap_complete::Shell) -> String {
 /// Prints what is wrong with a configuration; fails if it cannot be used.
 fn check(file: &Path, dialect: Dialect) -> ExitCode {
     let (findings, config) = match config::load(file, dialect) {
+        Ok(loaded) if loaded.notes.iter().any(|it| it.level > Level::Note) => (loaded.notes, None),
         Ok(loaded) => (loaded.notes, Some(loaded.config)),
         Err(findings) => (findings, None),
     };
@@ -231,7 +232,7 @@ fn check(file: &Path, dialect: Dialect) -> ExitCode {
             print(&text)
         }
         None => {
-            let mistakes = findings.iter().filter(|finding| finding.level == Level::Error).count();
+            let mistakes = findings.iter().filter(|finding| finding.level > Level::Note).count();
             let noun = if mistakes == 1 { "mistake" } else { "mistakes" };
             text.push_str(&format!("{}: {mistakes} {noun}\n", file.display()));
             print(&text);

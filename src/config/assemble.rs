@@ -4,14 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::ids::UserName;
-
-use super::access::{self, Access, Sources};
+use super::access::{self, Sources};
 use super::diagnostic::Level;
 use super::kinds::{Facts, FileUse, Form};
-use super::load::{Loaded, Surroundings};
+use super::load::{Loaded, Surroundings, Unread};
 use super::settings::{self, Effect, Scope, Setting, Zero};
 use super::statement::{Assignment, Findings, Origin, Place, Reading, Shape, Statement, Value};
 use super::value::{Fault, database_name, user_name};
@@ -179,25 +176,21 @@ impl<'a> Assembler<'a> {
                 }
             }
         }
-        let auth_file_read = read_auth_file(&mut config, self.context, &mut files, &mut self.findings);
+        let mut unread = BTreeMap::new();
+        let read = read_auth_file(&mut config, self.context, &mut files, &mut self.findings);
+        unread.extend(read.err().map(|why| ("auth_file", why)));
         let secrets =
             config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
         config.secrets.extend(secrets.collect::<Vec<_>>());
         let left_out = self.context.lenient();
         let surroundings = self.context.surroundings;
-        let access = access::read(
-            &config.settings,
-            &mut Sources { surroundings, left_out, files: &mut files, findings: &mut self.findings },
-        );
-        let access_read = !matches!(access, Access::Unreadable);
-        config.access = match access {
-            Access::Unused => None,
-            Access::Rules(rules) => Some(rules),
-            Access::Unreadable => Some(Arc::default()),
-        };
-        check::check(&config, self.context, &self.places, &mut self.findings);
+        let findings = &mut self.findings;
+        let mut sources =
+            Sources { surroundings, left_out, files: &mut files, findings, unread: &mut unread };
+        config.access = access::read(&config.settings, &mut sources);
+        check::check(&config, self.context, &self.places, &unread, &mut self.findings);
         let notes = self.findings.into_result()?;
-        Ok(Loaded { config, notes, files, mentioned, auth_file_read, access_read })
+        Ok(Loaded { config, notes, files, unread, mentioned })
     }
 }
 
@@ -301,24 +294,28 @@ pub fn open_to_all(path: &Path) -> Fault {
     Fault::new(format!("{shown} holds secrets and everybody may read it")).hint(format!("chmod o= {shown}"))
 }
 
-/// Reads the users' secrets; whether there was a file to read.
+/// Reads the users' secrets.
+///
+/// Errors: why the file cannot be read, which is for `check` to report.
 fn read_auth_file(
     config: &mut Config,
     context: &Context<'_>,
     files: &mut Vec<PathBuf>,
     findings: &mut Findings,
-) -> bool {
-    let Some(path) = &config.settings.auth_file else { return true };
-    // That the file is missing is for `check` to say.
-    let Ok(text) = context.surroundings.text(path) else { return false };
+) -> Result<(), Unread> {
+    let Some(path) = &config.settings.auth_file else { return Ok(()) };
+    let text = context.surroundings.lossy_text(path)?;
     files.push(path.clone());
-    match userlist::read(&text) {
-        Ok(users) => config.secrets = users.into_iter().collect::<BTreeMap<UserName, _>>(),
-        Err(faults) => {
-            for (line, fault) in faults {
-                findings.error(&Place { file: path.as_path().into(), line }, "auth_file", fault);
-            }
+    let (level, faults) = match userlist::read(&text) {
+        Ok(users) => {
+            config.secrets = users.secrets;
+            (context.lenient(), users.left_out)
         }
+        Err(faults) => (Level::Error, faults),
+    };
+    for (line, fault) in faults {
+        let place = Place { file: path.as_path().into(), line };
+        findings.add(level, &place, "auth_file".to_owned(), fault);
     }
-    true
+    Ok(())
 }

@@ -2,23 +2,33 @@
 //!
 //! Where PgBouncer would start all the same, an ini file gets a note and a TOML file an error.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::assemble::{Context, Places, open_to_all, path};
 use super::diagnostic::Level;
 use super::kinds::FileUse;
+use super::load::Unread;
 use super::settings::{GLOBAL, Scope};
 use super::statement::{Findings, Place};
 use super::value::Fault;
 use super::{AuthType, Config, Database, SslMode, is_console};
 
 /// Adds what is wrong to the findings.
-pub fn check(config: &Config, context: &Context<'_>, places: &Places, findings: &mut Findings) {
+///
+/// `unread`: settings whose files have been tried already, in vain.
+pub fn check(
+    config: &Config,
+    context: &Context<'_>,
+    places: &Places,
+    unread: &BTreeMap<&'static str, Unread>,
+    findings: &mut Findings,
+) {
     let mut checker = Checker { config, context, places, findings };
     checker.listening();
     checker.client_tls();
     checker.authentication();
-    checker.files();
+    checker.files(unread);
     for (name, database) in &config.databases {
         checker.database(name.as_str(), database);
     }
@@ -119,16 +129,24 @@ impl Checker<'_> {
         }
     }
 
-    fn files(&mut self) {
+    fn files(&mut self, unread: &BTreeMap<&'static str, Unread>) {
         for row in GLOBAL.iter().filter(|row| matches!(row.facts.file, FileUse::Read | FileUse::Secret)) {
             let Some(file) = (row.show)(&self.config.settings) else { continue };
-            match self.context.surroundings.look(Path::new(&file)) {
+            let tried = unread.get(row.name);
+            let look = match tried {
+                Some(why) => Err(why.clone()),
+                None => self.context.surroundings.look(Path::new(&file)),
+            };
+            match look {
                 Ok(look) if look.open_to_all && row.facts.file == FileUse::Secret => {
                     self.global(Level::Note, row.name, open_to_all(Path::new(&file)));
                 }
                 Ok(_) => {}
                 Err(why) => {
-                    let level = self.missing_file(row.name);
+                    let level = match (&why, self.missing_file(row.name)) {
+                        (Unread::Because(_), Level::Note) if tried.is_some() => Level::Unread,
+                        (_, level) => level,
+                    };
                     self.global(level, row.name, Fault::new(format!("{file}: {why}")));
                 }
             }
