@@ -218,11 +218,15 @@ fn completions(shell: clap_complete::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Prints what is wrong with a configuration; fails if it cannot be used.
+/// Prints what is wrong with a configuration; fails if it cannot be used, or not started with.
 fn check(file: &Path, dialect: Dialect) -> ExitCode {
     let (findings, config) = match config::load(file, dialect) {
-        Ok(loaded) if loaded.notes.iter().any(|it| it.level > Level::Note) => (loaded.notes, None),
-        Ok(loaded) => (loaded.notes, Some(loaded.config)),
+        Ok(mut loaded) => {
+            let found = app::preflight(&loaded);
+            loaded.notes.extend(found);
+            let is_good = loaded.notes.iter().all(|it| it.level == Level::Note);
+            (loaded.notes, is_good.then_some(loaded.config))
+        }
         Err(findings) => (findings, None),
     };
     let mut text: String = findings.iter().map(|finding| format!("{finding}\n")).collect();

@@ -26,6 +26,7 @@ mod opener;
 mod options;
 mod orders;
 mod pidfile;
+mod preflight;
 mod process;
 mod reload;
 mod session;
@@ -35,6 +36,7 @@ mod succession;
 mod workers;
 
 pub use options::RunOptions;
+pub use preflight::findings as preflight;
 
 use log::Log;
 use process::{Control, Process};

@@ -2,7 +2,7 @@
 //!
 //! Both syntaxes meet here, so that a setting has the same range, scope and meaning in either.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::access::{self, Sources};
@@ -54,9 +54,10 @@ impl Places {
         self.0.get(&(scope, entry.to_owned(), name)).map(|(at, _)| at)
     }
 
-    /// The global settings that were given.
-    fn global(&self) -> BTreeSet<&'static str> {
-        self.0.keys().filter(|(scope, ..)| *scope == Scope::Global).map(|(.., name)| *name).collect()
+    /// The global settings that were given, and where.
+    fn global(&self) -> BTreeMap<&'static str, Place> {
+        let given = self.0.iter().filter(|((scope, ..), _)| *scope == Scope::Global);
+        given.map(|((.., name), (at, _))| (*name, at.clone())).collect()
     }
 
     /// A place where a password stands in the configuration itself.

@@ -1,6 +1,6 @@
 //! Reads a configuration from its files: the only input and output there is in `config`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use super::assemble::{Context, assemble};
 use super::diff::{ReloadPlan, diff};
 use super::settings::{GLOBAL, Reload};
+use super::statement::Place;
+use super::value::Fault;
 use super::{Config, Diagnostic, Dialect, Level, environment, ini, toml};
 
 /// The largest file that is read. A list of a million users has 200 MB.
@@ -151,10 +153,20 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// Settings with the files of users and rules that could not be read, and why.
     pub unread: BTreeMap<&'static str, Unread>,
-    pub(super) mentioned: BTreeSet<&'static str>,
+    /// Where each global setting is given.
+    pub(super) mentioned: BTreeMap<&'static str, Place>,
 }
 
 impl Loaded {
+    /// A finding about a global setting, at the place where it is given.
+    pub fn about(&self, level: Level, setting: &str, Fault { what, hint }: Fault) -> Diagnostic {
+        let (file, line) = match self.mentioned.get(setting) {
+            Some(at) => (at.file.to_path_buf(), at.line),
+            None => (self.config.settings.conffile.clone().unwrap_or_default(), 0),
+        };
+        Diagnostic { level, file, line, name: setting.to_owned(), what, hint }
+    }
+
     /// The configuration that takes the place of `old` while the program runs, and what changes by it.
     ///
     /// What only a start can change stays as it is. As in PgBouncer, a setting without a default that the ini file
@@ -163,7 +175,8 @@ impl Loaded {
     pub fn onto(self, old: &Config) -> (Config, ReloadPlan) {
         let Self { mut config, mentioned, unread, .. } = self;
         if old.dialect == Dialect::Ini {
-            for row in GLOBAL.iter().filter(|row| row.default.is_none() && !mentioned.contains(row.name)) {
+            for row in GLOBAL.iter().filter(|row| row.default.is_none() && !mentioned.contains_key(row.name))
+            {
                 (row.copy)(&mut config.settings, &old.settings);
             }
         }
