@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::access::{self, Sources};
 use super::diagnostic::Level;
-use super::kinds::{Facts, FileUse, Form};
+use super::kinds::{FILE_MODE, Facts, FileUse, Form};
 use super::load::{Loaded, Surroundings, Unread};
 use super::settings::{self, Effect, Scope, Setting, Zero};
 use super::statement::{Assignment, Findings, Origin, Place, Reading, Shape, Statement, Value};
 use super::value::{Fault, database_name, user_name};
-use super::{Config, Database, Diagnostic, Dialect, Peer, Settings, User, check, is_console, userlist};
+use super::{Config, Database, Diagnostic, Dialect, Peer, Settings, User, check, ini, is_console, userlist};
 
 /// What assembling needs to know besides the statements.
 pub struct Context<'a> {
@@ -30,6 +30,14 @@ impl Context<'_> {
         match self.dialect {
             Dialect::Toml | Dialect::Environment => Level::Error,
             Dialect::Ini => Level::Note,
+        }
+    }
+
+    /// A setting with a value, as the file would have it.
+    pub fn written(&self, name: &str, value: &str) -> String {
+        match self.dialect {
+            Dialect::Toml => format!("{name} = \"{value}\""),
+            Dialect::Ini | Dialect::Environment => format!("{name} = {value}"),
         }
     }
 
@@ -234,12 +242,37 @@ fn apply<T>(
     if text.contains('\0') {
         return Err(Fault::new("a value must not contain a zero byte"));
     }
-    let inherits = context.dialect == Dialect::Ini && inherits(row.zero, &text);
-    (row.read)(target, if inherits { "" } else { &text })?;
+    let is_ini = context.dialect == Dialect::Ini;
+    let text = match row.facts.form {
+        Form::Number if is_ini && it.scope != Scope::Global => decimal(&text),
+        _ => &text,
+    };
+    let inherits = is_ini && inherits(row.zero, text);
+    (row.read)(target, if inherits { "" } else { text })
+        .map_err(|fault| advised(fault, &row.facts, text, context.dialect))?;
     if let Effect::None(why) = row.effect {
         notes.push(Fault::new(format!("has no effect: {why}")));
     }
     Ok(Applied { name: row.name, notes })
+}
+
+/// An entry's number in an ini file without leading zeros: PgBouncer reads those by `atoi`, in its global section they are
+/// octal.
+fn decimal(text: &str) -> &str {
+    let digits = text.trim_start_matches('0');
+    if digits.starts_with(|it: char| it.is_ascii_digit()) { digits } else { text }
+}
+
+/// The fault with the advice that fits the syntax.
+fn advised(fault: Fault, facts: &Facts, text: &str, dialect: Dialect) -> Fault {
+    let comment = [" ;", "\t;", " #", "\t#"].iter().any(|it| text.contains(it));
+    match dialect {
+        Dialect::Ini if comment => fault.hint(ini::COMMENT_HINT),
+        Dialect::Toml if facts.name == FILE_MODE.facts.name => {
+            fault.hint("write it in octal: 0o770 or \"0770\"")
+        }
+        Dialect::Ini | Dialect::Toml | Dialect::Environment => fault,
+    }
 }
 
 /// Whether an entry's number in an ini file stands for the global setting.

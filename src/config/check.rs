@@ -75,7 +75,11 @@ impl Checker<'_> {
         let settings = &self.config.settings;
         if settings.listen_addr.is_empty() && settings.unix_socket_dir.is_none() {
             let fault = Fault::new("nowhere to listen: unix_socket_dir is empty too");
-            self.global(Level::Error, "listen_addr", fault.hint("as in listen_addr = \"127.0.0.1\""));
+            self.global(
+                Level::Error,
+                "listen_addr",
+                fault.hint(format!("as in {}", self.context.written("listen_addr", "127.0.0.1"))),
+            );
         }
     }
 
@@ -107,7 +111,11 @@ impl Checker<'_> {
         }
         if settings.auth_type == AuthType::Cert && settings.client_tls_sslmode != SslMode::VerifyFull {
             let fault = Fault::new("cert needs clients' certificates");
-            self.global(Level::Error, "auth_type", fault.hint("set client_tls_sslmode = \"verify-full\""));
+            self.global(
+                Level::Error,
+                "auth_type",
+                fault.hint(format!("set {}", self.context.written("client_tls_sslmode", "verify-full"))),
+            );
         }
         if let Some(name) = settings.auth_dbname.as_ref().filter(|name| is_console(name.as_str())) {
             let fault = reserved_auth_dbname(name.as_str());
@@ -124,7 +132,11 @@ impl Checker<'_> {
             for name in without_user {
                 let fault = Fault::new("with auth_type = any a database needs a user");
                 let place = (Scope::Database, name.as_str(), "user");
-                self.report(Level::Note, place, fault.hint("set user = \"…\" for it"));
+                self.report(
+                    Level::Note,
+                    place,
+                    fault.hint(format!("set {} for it", self.context.written("user", "…"))),
+                );
             }
         }
     }

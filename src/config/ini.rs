@@ -14,6 +14,9 @@ use super::settings::Scope;
 use super::statement::{Assignment, Origin, Place, Reading, Shape, Statement, Value};
 use super::value::{Fault, is_utf8, not_utf8};
 
+/// What to say of a value with a comment behind it.
+pub const COMMENT_HINT: &str = "in an ini file a comment needs a line of its own";
+
 /// PgBouncer's limit: MAX_INCLUDE in `lib/usual/cfparser.c`.
 const INCLUDE_DEPTH_MAX: usize = 10;
 
@@ -208,7 +211,11 @@ fn pair(text: &str) -> Result<Option<(&str, String, &str)>, Fault> {
     let rest = rest.trim_start_matches(BLANKS).strip_prefix('=').filter(|_| !key.is_empty());
     // The text itself is not shown: it may be part of a password.
     let rest = rest.ok_or_else(|| {
-        Fault::new("not a list of key=value").hint("a value with blanks stands in single quotes: key='a b'")
+        let fault = Fault::new("not a list of key=value");
+        match text.starts_with([';', '#']) {
+            true => fault.hint(COMMENT_HINT),
+            false => fault.hint("a value with blanks stands in single quotes: key='a b'"),
+        }
     })?;
     let rest = rest.trim_start_matches(BLANKS);
     let (value, rest) = match rest.strip_prefix('\'') {

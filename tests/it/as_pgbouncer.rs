@@ -177,6 +177,21 @@ fn files_are_taken_and_refused_as_pgbouncer_does() {
 }
 
 #[test]
+fn sizes_with_leading_zeros_are_pgbouncers() {
+    for program in [Some(place::pgweir_program()), bouncer::pgbouncer()].into_iter().flatten() {
+        let databases = "a = host=127.0.0.1 port=05433 pool_size=010 min_pool_size=02 reserve_pool=011\nb = host=127.0.0.1";
+        let pooler = Bouncer::start(program, databases, "default_pool_size = 010");
+        let rows = pooler.console().rows("SHOW DATABASES");
+        // Port, and the sizes of the pool, at least and in reserve.
+        for (name, shown) in [("a", ["5433", "10", "2", "11"]), ("b", ["5432", "8", "0", "0"])] {
+            let row = rows.iter().find(|row| row[0].as_deref() == Some(name)).unwrap();
+            let numbers = [2, 5, 6, 7].map(|at| row[at].as_deref().unwrap_or_default());
+            assert_eq!(numbers, shown, "{name} of {}", program.display());
+        }
+    }
+}
+
+#[test]
 fn a_reload_takes_users_from_a_file_in_any_encoding() {
     for program in [Some(place::pgweir_program()), bouncer::pgbouncer()].into_iter().flatten() {
         let databases = format!("* = host=127.0.0.1 port={}", Cluster::shared().port);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::ids::UserName;
 
 use super::super::{Compatibility, Dialect, Host, Level, LogFormat, Secret, userlist};
-use super::{Fake, good, ini, ini_in, lines, mistakes, toml_in};
+use super::{Fake, good, ini, ini_in, lines, mistakes, toml, toml_in};
 
 fn password(value: &str) -> Result<String, String> {
     let text = format!("[pgbouncer]\n[databases]\nd = user=u {value}");
@@ -192,6 +192,40 @@ fn an_entrys_size_below_zero_is_the_global_one() {
     assert_eq!(b.pool_size, Some(0));
     let user = &config.users[&UserName::from("u")];
     assert_eq!((user.pool_size, user.max_user_connections), (None, None));
+}
+
+#[test]
+fn an_entrys_number_is_decimal_and_a_global_one_may_be_octal() {
+    let config = good(ini(
+        "[pgbouncer]\ndefault_pool_size = 010\n[databases]\na = pool_size=010 port=05433 min_pool_size=00\n\
+         [users]\nu = pool_size=010\n[peers]\n1 = host=h pool_size=010",
+    ));
+    let database = &config.databases["a"];
+    assert_eq!((database.pool_size, database.port), (Some(10), Some(5433)));
+    assert_eq!((database.min_pool_size, config.settings.default_pool_size), (Some(0), 8));
+    assert_eq!(config.users[&UserName::from("u")].pool_size, Some(10));
+    assert_eq!(config.peers[&1].pool_size, Some(10));
+}
+
+#[test]
+fn advice_is_written_as_the_file_is() {
+    let told = mistakes(ini(
+        "[pgbouncer]\nunix_socket_mode = 0o9\npool_mode = transaction ; a comment\nlisten_backlog = 5 # or 6\n\
+         auth_type = cert\n[databases]\na = host=x ; here",
+    ));
+    for line in [
+        ":2: unix_socket_mode: not a whole number: \"0o9\"\n  hint: write it in octal: 0770",
+        ":3: pool_mode: unknown value \"transaction ; a comment\"\n  hint: in an ini file a comment needs a line of its own",
+        ":4: listen_backlog: not a whole number: \"5 # or 6\"\n  hint: in an ini file a comment needs a line of its own",
+        ":5: auth_type: cert needs clients' certificates\n  hint: set client_tls_sslmode = verify-full",
+        ":7: a: not a list of key=value\n  hint: in an ini file a comment needs a line of its own",
+    ] {
+        assert!(told.contains(line), "{line} is missing in\n{told}");
+    }
+    let told = mistakes(ini("[pgbouncer]\nunix_socket_dir ="));
+    assert!(told.ends_with("hint: as in listen_addr = 127.0.0.1"), "{told}");
+    let told = mistakes(toml("[pgweir]\nunix_socket_dir = \"\""));
+    assert!(told.ends_with("hint: as in listen_addr = \"127.0.0.1\""), "{told}");
 }
 
 #[test]
