@@ -131,7 +131,7 @@ fn missing((setting, why): (&&'static str, &Unread)) -> Report {
         "auth_hba_file" => "the known rules stay",
         _ => "rules with map= are left out",
     };
-    Report::notice(&format!("{setting}: {why}; {effect}"))
+    Report::notice(format!("{setting}: {why}; {effect}"))
 }
 
 fn set_up_tls(config: &Config) -> Result<Tls, String> {
