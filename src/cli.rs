@@ -218,10 +218,15 @@ fn completions(shell: clap_complete::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Prints what is wrong with a configuration; fails if it cannot be used.
+/// Prints what is wrong with a configuration; fails if it cannot be used, or not started with.
 fn check(file: &Path, dialect: Dialect) -> ExitCode {
     let (findings, config) = match config::load(file, dialect) {
-        Ok(loaded) => (loaded.notes, Some(loaded.config)),
+        Ok(mut loaded) => {
+            let found = app::preflight(&loaded);
+            loaded.notes.extend(found);
+            let is_good = loaded.notes.iter().all(|it| it.level == Level::Note);
+            (loaded.notes, is_good.then_some(loaded.config))
+        }
         Err(findings) => (findings, None),
     };
     let mut text: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
@@ -231,7 +236,7 @@ fn check(file: &Path, dialect: Dialect) -> ExitCode {
             print(&text)
         }
         None => {
-            let mistakes = findings.iter().filter(|finding| finding.level == Level::Error).count();
+            let mistakes = findings.iter().filter(|finding| finding.level > Level::Note).count();
             let noun = if mistakes == 1 { "mistake" } else { "mistakes" };
             text.push_str(&format!("{}: {mistakes} {noun}\n", file.display()));
             print(&text);

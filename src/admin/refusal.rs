@@ -103,6 +103,9 @@ impl Refusal {
             (_, Compatibility::Postgres) => self.sqlstate(),
         };
         let report = Report::error(sqlstate, self.to_string());
+        if compatibility == Compatibility::PgBouncer {
+            return report;
+        }
         match self {
             Self::SetFailed { why } | Self::ReloadFailed { why } if !why.is_empty() => report.detail(why),
             Self::InvalidCommand(statement) => match did_you_mean(statement) {
@@ -124,6 +127,8 @@ impl Refusal {
             Self::InvalidCommand(statement) => {
                 Self::InvalidCommand(loggable(statement).to_owned()).to_string()
             }
+            // PgBouncer has no other place for the reason.
+            Self::SetFailed { why } => format!("SET failed: {why}"),
             _ => self.to_string(),
         }
     }
@@ -189,6 +194,25 @@ mod tests {
             Refusal::InvalidCommand("SHO X".into()).for_log(),
             "invalid command 'SHO X', use SHOW HELP;"
         );
+    }
+
+    #[test]
+    fn in_pgbouncers_way_there_is_the_message_alone() {
+        let why = || "pool_mode: unknown value".to_owned();
+        for refusal in [
+            Refusal::SetFailed { why: why() },
+            Refusal::ReloadFailed { why: why() },
+            Refusal::InvalidCommand("show pool".into()),
+            Refusal::AdminNeeded,
+            Refusal::PoolerNotPaused,
+            Refusal::AlreadyPaused,
+        ] {
+            let said = refusal.report(Compatibility::PgBouncer);
+            assert_eq!((said.detail, said.hint), (None, None), "{refusal:?}");
+            let said = refusal.report(Compatibility::Postgres);
+            assert!(said.detail.is_some() || said.hint.is_some(), "{refusal:?}");
+        }
+        assert_eq!(Refusal::SetFailed { why: why() }.for_log(), "SET failed: pool_mode: unknown value");
     }
 
     #[test]

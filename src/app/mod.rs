@@ -27,6 +27,7 @@ mod opener;
 mod options;
 mod orders;
 mod pidfile;
+mod preflight;
 mod process;
 mod reload;
 mod session;
@@ -36,6 +37,7 @@ mod succession;
 mod workers;
 
 pub use options::RunOptions;
+pub use preflight::findings as preflight;
 
 use log::Log;
 use process::{Control, Process};
@@ -66,17 +68,19 @@ pub fn run(options: RunOptions) -> ExitCode {
     if options.daemon && !daemon::is_in_background() {
         return daemon::launch();
     }
-    let config = match config::load(&options.config, options.dialect) {
+    let (config, unread) = match config::load(&options.config, options.dialect) {
         Ok(loaded) => {
-            loaded.notes.iter().for_each(|note| eprintln!("{note}"));
-            loaded.config
+            let (unread, notes): (Vec<_>, Vec<_>) =
+                loaded.notes.into_iter().partition(|it| it.level == Level::Unread);
+            notes.iter().for_each(|note| eprintln!("{note}"));
+            (loaded.config, unread)
         }
         Err(mistakes) => {
             refuse(&options, &mistakes);
             return ExitCode::FAILURE;
         }
     };
-    match live(&options, config) {
+    match live(&options, config, &unread) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(text)) => {
             tracing::error!(fatal = true, "{text}");
@@ -106,14 +110,14 @@ fn log_findings(findings: &[Diagnostic]) {
         match finding.level {
             // As PgBouncer begins such a line.
             Level::Error if finding.name.contains("_tls_") => tracing::error!("TLS setup failed: {finding}"),
-            Level::Error => tracing::error!("{finding}"),
+            Level::Error | Level::Unread => tracing::error!("{finding}"),
             Level::Note => tracing::warn!("{finding}"),
         }
     }
 }
 
-/// The whole life of the process.
-fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
+/// The whole life of the process. `unread`: what it goes on without, for the log.
+fn live(options: &RunOptions, mut config: Config, unread: &[Diagnostic]) -> Result<(), Failure> {
     config.settings.verbose = config.settings.verbose.max(options.verbose);
     let user = options.user.clone().or_else(|| config.settings.user.clone());
     pidfile::become_user(user.as_deref()).map_err(Failure)?;
@@ -123,6 +127,7 @@ fn live(options: &RunOptions, mut config: Config) -> Result<(), Failure> {
     let console = if options.is_silent() { log::Console::Silent } else { log::Console::StandardError };
     let log = Log::start(&config.settings, console).map_err(|it| Failure::of("log", it))?;
     log::note_panics();
+    log_findings(unread);
     descriptors::see_to_limit(&config);
     let inherited = handover::inherited().map_err(|it| Failure(it.to_string()))?;
     let tls = Tls::of(&config.settings).map_err(|it| Failure::of("TLS setup failed", it))?;

@@ -40,7 +40,7 @@ pub async fn run(
 async fn carry_out(process: &Process, reloader: &Reloader, order: Order) -> Answer {
     let pools = &process.pools;
     match order {
-        Order::Reload => reloader.reload(process).map_err(|why| Refusal::ReloadFailed { why })?,
+        Order::Reload => return reloader.reload(process).map_err(|why| Refusal::ReloadFailed { why }),
         Order::Set { name, value } => {
             return reloader.set(process, &name, &value).map_err(|why| Refusal::SetFailed { why });
         }

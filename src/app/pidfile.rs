@@ -45,6 +45,14 @@ fn is_alive(text: &str) -> bool {
     pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
+/// A user of the system.
+///
+/// Errors: there is none of this name, or the system cannot tell.
+pub fn look_up(name: &str) -> Result<User, String> {
+    let user = User::from_name(name).map_err(|it| format!("cannot look up user {name}: {it}"))?;
+    user.ok_or_else(|| format!("no such user of the system: {name}"))
+}
+
 /// Becomes another user of the system, for good. Must come before any thread is started.
 ///
 /// Errors: this is root and nobody was named, or the user is unknown, or the system refuses.
@@ -56,8 +64,7 @@ pub fn become_user(name: Option<&str>) -> Result<(), String> {
             Ok(())
         };
     };
-    let user = User::from_name(name).map_err(|it| format!("cannot look up user {name}: {it}"))?;
-    let user = user.ok_or_else(|| format!("no such user of the system: {name}"))?;
+    let user = look_up(name)?;
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     if getuid().as_raw() == uid {
         return Ok(());

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::log::Log;
 use super::process::Process;
-use crate::config::{self, Compatibility, Config, Diagnostic, Dialect, Level, ReloadPlan};
+use crate::config::{self, Compatibility, Config, Diagnostic, Dialect, Level, ReloadPlan, Unread};
 use crate::net::{NameTimes, TcpOptions, Tls};
 use crate::wire::Report;
 
@@ -28,8 +28,8 @@ impl Reloader {
 
     /// Reads the files and puts them in force.
     ///
-    /// Errors: what is wrong with them; nothing has changed.
-    pub fn reload(&self, process: &Process) -> Result<(), String> {
+    /// Returns what the console is to be told beside. Errors: what is wrong with them; nothing has changed.
+    pub fn reload(&self, process: &Process) -> Result<Vec<Report>, String> {
         let _alone = self.one_at_a_time.lock();
         process.notifier.reloading();
         let done = self.read_again(process);
@@ -37,16 +37,20 @@ impl Reloader {
         done
     }
 
-    fn read_again(&self, process: &Process) -> Result<(), String> {
+    fn read_again(&self, process: &Process) -> Result<Vec<Report>, String> {
         let old = process.config.load_full();
         let path = old.settings.conffile.clone().unwrap_or_else(|| self.path.clone());
         let loaded = match config::load(&path, self.dialect) {
+            Ok(loaded) if loaded.notes.iter().any(|it| it.level == Level::Unread) => {
+                return Err(refused(&loaded.notes));
+            }
             Ok(loaded) => loaded,
             Err(findings) => return Err(refused(&findings)),
         };
         for note in &loaded.notes {
             tracing::warn!("{note}");
         }
+        let reports = loaded.unread.iter().map(missing).collect();
         let (new, plan) = loaded.onto(&old);
         // Certificates may be new under an old name.
         let tls = set_up_tls(&new)?;
@@ -54,7 +58,7 @@ impl Reloader {
         for name in &plan.needs_restart {
             tracing::warn!("{name} takes effect only after a restart");
         }
-        Ok(())
+        Ok(reports)
     }
 
     /// Changes one setting until the next reload. Returns what the console is to be told beside.
@@ -111,12 +115,23 @@ impl Reloader {
 /// Logs all that is wrong with a file, for a message that names the first.
 fn refused(findings: &[Diagnostic]) -> String {
     super::log_findings(findings);
-    let mistakes: Vec<_> = findings.iter().filter(|it| it.level == Level::Error).collect();
+    let mistakes: Vec<_> = findings.iter().filter(|it| it.level > Level::Note).collect();
     match mistakes.as_slice() {
         [only] => only.to_string(),
         [first, more @ ..] => format!("{first} (and {} more, see the log)", more.len()),
         [] => "unknown".to_owned(),
     }
+}
+
+/// What the console is told of a file that is not there any more: a RELOAD that kept what it said must not look as if it
+/// had read it.
+fn missing((setting, why): (&&'static str, &Unread)) -> Report {
+    let effect = match *setting {
+        "auth_file" => "the known users stay",
+        "auth_hba_file" => "the known rules stay",
+        _ => "rules with map= are left out",
+    };
+    Report::notice(format!("{setting}: {why}; {effect}"))
 }
 
 fn set_up_tls(config: &Config) -> Result<Tls, String> {

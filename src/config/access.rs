@@ -3,26 +3,17 @@
 //! A line that cannot be read is left out by PgBouncer. So it is here in an ini file, with a note; in a TOML file it is
 //! a mistake as any other, because the line after it may let somebody in whom it was to keep out.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostic::Level;
 use super::hba::{self, Fate, Rules};
 use super::ident::Maps;
-use super::load::Surroundings;
+use super::load::{Surroundings, Unread};
 use super::statement::{Findings, Place};
 use super::value::Fault;
 use super::{AuthType, Config, Dialect, Settings};
-
-/// The rules in force under these settings.
-pub enum Access {
-    /// None are asked for.
-    Unused,
-    /// These.
-    Rules(Arc<Rules>),
-    /// A file could not be read.
-    Unreadable,
-}
 
 /// What is needed to read the files.
 pub struct Sources<'a> {
@@ -32,25 +23,19 @@ pub struct Sources<'a> {
     pub left_out: Level,
     /// Takes what is wrong.
     pub findings: &'a mut Findings,
+    /// Takes the settings whose files cannot be read, which is for `check` to report.
+    pub unread: &'a mut BTreeMap<&'static str, Unread>,
 }
 
-/// Reads the files that the settings name. That one is missing is for `check` to say.
-pub fn read(settings: &Settings, sources: &mut Sources<'_>) -> Access {
+/// The rules in force under these settings; `None` where none are asked for. Without the file of the rules there are
+/// none, without that of the maps the rules with `map=` are left out, as in PgBouncer.
+pub fn read(settings: &Settings, sources: &mut Sources<'_>) -> Option<Arc<Rules>> {
     if settings.auth_type != AuthType::Hba {
-        return Access::Unused;
+        return None;
     }
-    let Some(file) = &settings.auth_hba_file else { return Access::Rules(Arc::default()) };
-    let maps = match &settings.auth_ident_file {
-        None => Maps::default(),
-        Some(file) => match sources.maps(file) {
-            Some(maps) => maps,
-            None => return Access::Unreadable,
-        },
-    };
-    match sources.rules(file, &maps) {
-        Some(rules) => Access::Rules(Arc::new(rules)),
-        None => Access::Unreadable,
-    }
+    let Some(file) = &settings.auth_hba_file else { return Some(Arc::default()) };
+    let maps = settings.auth_ident_file.as_deref().map(|file| sources.maps(file)).unwrap_or_default();
+    Some(Arc::new(sources.rules(file, &maps)))
 }
 
 /// A configuration in which SET has changed the setting `name`, with the rules that are then in force.
@@ -68,13 +53,12 @@ pub fn with_access(
         Dialect::Toml | Dialect::Environment => Level::Error,
         Dialect::Ini => Level::Note,
     };
-    let mut findings = Findings::default();
-    let mut sources = Sources { surroundings, left_out, findings: &mut findings };
-    config.access = match read(&config.settings, &mut sources) {
-        Access::Unused => None,
-        Access::Rules(rules) => Some(rules),
-        Access::Unreadable => return Err("auth_hba_file or auth_ident_file cannot be read".to_owned()),
-    };
+    let (mut findings, mut unread) = (Findings::default(), BTreeMap::new());
+    let mut sources = Sources { surroundings, left_out, findings: &mut findings, unread: &mut unread };
+    config.access = read(&config.settings, &mut sources);
+    if let Some((setting, why)) = unread.first_key_value() {
+        return Err(format!("{setting} cannot be read: {why}"));
+    }
     match findings.into_result() {
         Ok(_) => Ok(config),
         Err(mistakes) => Err(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
@@ -82,19 +66,27 @@ pub fn with_access(
 }
 
 impl Sources<'_> {
-    fn maps(&mut self, file: &Path) -> Option<Maps> {
-        let text = self.surroundings.text(file).ok()?;
+    /// A file's text; empty where it cannot be read.
+    fn text(&mut self, setting: &'static str, file: &Path) -> String {
+        self.surroundings.lossy_text(file).unwrap_or_else(|why| {
+            self.unread.insert(setting, why);
+            String::new()
+        })
+    }
+
+    fn maps(&mut self, file: &Path) -> Maps {
+        let text = self.text("auth_ident_file", file);
         let (maps, faults) = Maps::read(&text);
         for (line, why) in faults {
             let what = format!("could not parse ident config line {line}: {why}");
             self.report(self.left_out, (file, line, "auth_ident_file"), what);
         }
-        Some(maps)
+        maps
     }
 
-    fn rules(&mut self, file: &Path, maps: &Maps) -> Option<Rules> {
-        let text = self.surroundings.text(file).ok()?;
-        let names = |path: &Path| self.surroundings.text(path);
+    fn rules(&mut self, file: &Path, maps: &Maps) -> Rules {
+        let text = self.text("auth_hba_file", file);
+        let names = |path: &Path| self.surroundings.lossy_text(path).map_err(|why| why.to_string());
         let (rules, findings) = Rules::read(&text, &hba::Context { file, maps, text: &names });
         for finding in findings {
             let line = finding.line;
@@ -102,11 +94,12 @@ impl Sources<'_> {
                 Fate::LeftOut => {
                     (self.left_out, format!("could not parse hba config line {line}: {}", finding.what))
                 }
+                Fate::CountsInPart => (self.left_out, finding.what),
                 Fate::Counts => (Level::Note, finding.what),
             };
             self.report(level, (file, line, "auth_hba_file"), what);
         }
-        Some(rules)
+        rules
     }
 
     fn report(&mut self, level: Level, (file, line, name): (&Path, usize, &str), what: String) {

@@ -2,20 +2,17 @@
 //!
 //! Both syntaxes meet here, so that a setting has the same range, scope and meaning in either.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::ids::UserName;
-
-use super::access::{self, Access, Sources};
+use super::access::{self, Sources};
 use super::diagnostic::Level;
-use super::kinds::{Facts, FileUse, Form};
-use super::load::{Loaded, Surroundings};
+use super::kinds::{FILE_MODE, Facts, FileUse, Form};
+use super::load::{Loaded, Surroundings, Unread};
 use super::settings::{self, Effect, Scope, Setting, Zero};
 use super::statement::{Assignment, Findings, Origin, Place, Reading, Shape, Statement, Value};
 use super::value::{Fault, database_name, user_name};
-use super::{Config, Database, Diagnostic, Dialect, Peer, Settings, User, check, is_console, userlist};
+use super::{Config, Database, Diagnostic, Dialect, Peer, Settings, User, check, ini, is_console, userlist};
 
 /// What assembling needs to know besides the statements.
 pub struct Context<'a> {
@@ -33,6 +30,14 @@ impl Context<'_> {
         match self.dialect {
             Dialect::Toml | Dialect::Environment => Level::Error,
             Dialect::Ini => Level::Note,
+        }
+    }
+
+    /// A setting with a value, as the file would have it.
+    pub fn written(&self, name: &str, value: &str) -> String {
+        match self.dialect {
+            Dialect::Toml => format!("{name} = \"{value}\""),
+            Dialect::Ini | Dialect::Environment => format!("{name} = {value}"),
         }
     }
 
@@ -57,9 +62,10 @@ impl Places {
         self.0.get(&(scope, entry.to_owned(), name)).map(|(at, _)| at)
     }
 
-    /// The global settings that were given.
-    fn global(&self) -> BTreeSet<&'static str> {
-        self.0.keys().filter(|(scope, ..)| *scope == Scope::Global).map(|(.., name)| *name).collect()
+    /// The global settings that were given, and where.
+    fn global(&self) -> BTreeMap<&'static str, Place> {
+        let given = self.0.iter().filter(|((scope, ..), _)| *scope == Scope::Global);
+        given.map(|((.., name), (at, _))| (*name, at.clone())).collect()
     }
 
     /// A place where a password stands in the configuration itself.
@@ -179,25 +185,20 @@ impl<'a> Assembler<'a> {
                 }
             }
         }
-        let auth_file_read = read_auth_file(&mut config, self.context, &mut self.findings);
+        let mut unread = BTreeMap::new();
+        let read = read_auth_file(&mut config, self.context, &mut self.findings);
+        unread.extend(read.err().map(|why| ("auth_file", why)));
         let secrets =
             config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
         config.secrets.extend(secrets.collect::<Vec<_>>());
         let left_out = self.context.lenient();
         let surroundings = self.context.surroundings;
-        let access = access::read(
-            &config.settings,
-            &mut Sources { surroundings, left_out, findings: &mut self.findings },
-        );
-        let access_read = !matches!(access, Access::Unreadable);
-        config.access = match access {
-            Access::Unused => None,
-            Access::Rules(rules) => Some(rules),
-            Access::Unreadable => Some(Arc::default()),
-        };
-        check::check(&config, self.context, &self.places, &mut self.findings);
+        let findings = &mut self.findings;
+        let mut sources = Sources { surroundings, left_out, findings, unread: &mut unread };
+        config.access = access::read(&config.settings, &mut sources);
+        check::check(&config, self.context, &self.places, &unread, &mut self.findings);
         let notes = self.findings.into_result()?;
-        Ok(Loaded { config, notes, mentioned, auth_file_read, access_read })
+        Ok(Loaded { config, notes, unread, mentioned })
     }
 }
 
@@ -240,12 +241,37 @@ fn apply<T>(
     if text.contains('\0') {
         return Err(Fault::new("a value must not contain a zero byte"));
     }
-    let inherits = context.dialect == Dialect::Ini && inherits(row.zero, &text);
-    (row.read)(target, if inherits { "" } else { &text })?;
+    let is_ini = context.dialect == Dialect::Ini;
+    let text = match row.facts.form {
+        Form::Number if is_ini && it.scope != Scope::Global => decimal(&text),
+        _ => &text,
+    };
+    let inherits = is_ini && inherits(row.zero, text);
+    (row.read)(target, if inherits { "" } else { text })
+        .map_err(|fault| advised(fault, &row.facts, text, context.dialect))?;
     if let Effect::None(why) = row.effect {
         notes.push(Fault::new(format!("has no effect: {why}")));
     }
     Ok(Applied { name: row.name, notes })
+}
+
+/// An entry's number in an ini file without leading zeros: PgBouncer reads those by `atoi`, in its global section they are
+/// octal.
+fn decimal(text: &str) -> &str {
+    let digits = text.trim_start_matches('0');
+    if digits.starts_with(|it: char| it.is_ascii_digit()) { digits } else { text }
+}
+
+/// The fault with the advice that fits the syntax.
+fn advised(fault: Fault, facts: &Facts, text: &str, dialect: Dialect) -> Fault {
+    let comment = [" ;", "\t;", " #", "\t#"].iter().any(|it| text.contains(it));
+    match dialect {
+        Dialect::Ini if comment => fault.hint(ini::COMMENT_HINT),
+        Dialect::Toml if facts.name == FILE_MODE.facts.name => {
+            fault.hint("write it in octal: 0o770 or \"0770\"")
+        }
+        Dialect::Ini | Dialect::Toml | Dialect::Environment => fault,
+    }
 }
 
 /// Whether an entry's number in an ini file stands for the global setting.
@@ -301,18 +327,22 @@ pub fn open_to_all(path: &Path) -> Fault {
     Fault::new(format!("{shown} holds secrets and everybody may read it")).hint(format!("chmod o= {shown}"))
 }
 
-/// Reads the users' secrets; whether there was a file to read.
-fn read_auth_file(config: &mut Config, context: &Context<'_>, findings: &mut Findings) -> bool {
-    let Some(path) = &config.settings.auth_file else { return true };
-    // That the file is missing is for `check` to say.
-    let Ok(text) = context.surroundings.text(path) else { return false };
-    match userlist::read(&text) {
-        Ok(users) => config.secrets = users.into_iter().collect::<BTreeMap<UserName, _>>(),
-        Err(faults) => {
-            for (line, fault) in faults {
-                findings.error(&Place { file: path.as_path().into(), line }, "auth_file", fault);
-            }
+/// Reads the users' secrets.
+///
+/// Errors: why the file cannot be read, which is for `check` to report.
+fn read_auth_file(config: &mut Config, context: &Context<'_>, findings: &mut Findings) -> Result<(), Unread> {
+    let Some(path) = &config.settings.auth_file else { return Ok(()) };
+    let text = context.surroundings.lossy_text(path)?;
+    let (level, faults) = match userlist::read(&text) {
+        Ok(users) => {
+            config.secrets = users.secrets;
+            (context.lenient(), users.left_out)
         }
+        Err(faults) => (Level::Error, faults),
+    };
+    for (line, fault) in faults {
+        let place = Place { file: path.as_path().into(), line };
+        findings.add(level, &place, "auth_file".to_owned(), fault);
     }
-    true
+    Ok(())
 }

@@ -2,23 +2,33 @@
 //!
 //! Where PgBouncer would start all the same, an ini file gets a note and a TOML file an error.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::assemble::{Context, Places, open_to_all, path};
 use super::diagnostic::Level;
 use super::kinds::FileUse;
+use super::load::Unread;
 use super::settings::{GLOBAL, Scope};
 use super::statement::{Findings, Place};
 use super::value::Fault;
 use super::{AuthType, Config, Database, SslMode, is_console};
 
 /// Adds what is wrong to the findings.
-pub fn check(config: &Config, context: &Context<'_>, places: &Places, findings: &mut Findings) {
+///
+/// `unread`: settings whose files have been tried already, in vain.
+pub fn check(
+    config: &Config,
+    context: &Context<'_>,
+    places: &Places,
+    unread: &BTreeMap<&'static str, Unread>,
+    findings: &mut Findings,
+) {
     let mut checker = Checker { config, context, places, findings };
     checker.listening();
     checker.client_tls();
     checker.authentication();
-    checker.files();
+    checker.files(unread);
     for (name, database) in &config.databases {
         checker.database(name.as_str(), database);
     }
@@ -65,7 +75,11 @@ impl Checker<'_> {
         let settings = &self.config.settings;
         if settings.listen_addr.is_empty() && settings.unix_socket_dir.is_none() {
             let fault = Fault::new("nowhere to listen: unix_socket_dir is empty too");
-            self.global(Level::Error, "listen_addr", fault.hint("as in listen_addr = \"127.0.0.1\""));
+            self.global(
+                Level::Error,
+                "listen_addr",
+                fault.hint(format!("as in {}", self.context.written("listen_addr", "127.0.0.1"))),
+            );
         }
     }
 
@@ -97,7 +111,11 @@ impl Checker<'_> {
         }
         if settings.auth_type == AuthType::Cert && settings.client_tls_sslmode != SslMode::VerifyFull {
             let fault = Fault::new("cert needs clients' certificates");
-            self.global(Level::Error, "auth_type", fault.hint("set client_tls_sslmode = \"verify-full\""));
+            self.global(
+                Level::Error,
+                "auth_type",
+                fault.hint(format!("set {}", self.context.written("client_tls_sslmode", "verify-full"))),
+            );
         }
         if let Some(name) = settings.auth_dbname.as_ref().filter(|name| is_console(name.as_str())) {
             let fault = reserved_auth_dbname(name.as_str());
@@ -114,21 +132,33 @@ impl Checker<'_> {
             for name in without_user {
                 let fault = Fault::new("with auth_type = any a database needs a user");
                 let place = (Scope::Database, name.as_str(), "user");
-                self.report(Level::Note, place, fault.hint("set user = \"…\" for it"));
+                self.report(
+                    Level::Note,
+                    place,
+                    fault.hint(format!("set {} for it", self.context.written("user", "…"))),
+                );
             }
         }
     }
 
-    fn files(&mut self) {
+    fn files(&mut self, unread: &BTreeMap<&'static str, Unread>) {
         for row in GLOBAL.iter().filter(|row| matches!(row.facts.file, FileUse::Read | FileUse::Secret)) {
             let Some(file) = (row.show)(&self.config.settings) else { continue };
-            match self.context.surroundings.look(Path::new(&file)) {
+            let tried = unread.get(row.name);
+            let look = match tried {
+                Some(why) => Err(why.clone()),
+                None => self.context.surroundings.look(Path::new(&file)),
+            };
+            match look {
                 Ok(look) if look.open_to_all && row.facts.file == FileUse::Secret => {
                     self.global(Level::Note, row.name, open_to_all(Path::new(&file)));
                 }
                 Ok(_) => {}
                 Err(why) => {
-                    let level = self.missing_file(row.name);
+                    let level = match (&why, self.missing_file(row.name)) {
+                        (Unread::Because(_), Level::Note) if tried.is_some() => Level::Unread,
+                        (_, level) => level,
+                    };
                     self.global(level, row.name, Fault::new(format!("{file}: {why}")));
                 }
             }

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 pub enum Level {
     /// The file can be used; this is worth knowing.
     Note,
+    /// The file can be used by a start, which goes on without another file that is there and cannot be read, as
+    /// PgBouncer does. A reload would go on with what that file said long ago, so it refuses.
+    Unread,
     /// The file cannot be used.
     Error,
 }

@@ -378,7 +378,10 @@ impl Reader<'_> {
         if let Some((at, text)) = self.first(["PGWEIR_USERLIST", "PGBOUNCER_USERLIST"]) {
             match userlist::read(&text) {
                 Ok(users) => {
-                    for (name, secret) in users {
+                    for (_, fault) in users.left_out {
+                        self.out.findings.error(&at, "", fault);
+                    }
+                    for (name, secret) in users.secrets {
                         self.user(&at, name.as_str(), What::Text(secret.reveal().to_owned()));
                     }
                 }

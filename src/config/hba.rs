@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::ident::{Map, Maps};
 use super::ldap;
+use super::value::is_utf8;
 use super::words::{Word, Words};
 
 /// Files of names within files of names: more is taken for a circle.
@@ -132,6 +133,8 @@ pub struct Finding {
 pub enum Fate {
     /// It is a rule.
     Counts,
+    /// It is a rule without the names that are not UTF-8: nobody can have those.
+    CountsInPart,
     /// It is left out.
     LeftOut,
 }
@@ -151,13 +154,21 @@ impl Rules {
     pub fn read(text: &str, context: &Context<'_>) -> (Self, Vec<Finding>) {
         let (mut rules, mut findings) = (Vec::new(), Vec::new());
         for (index, line) in text.split('\n').enumerate() {
-            let mut reader = Reader { words: Words::of(line), context, remarks: Vec::new() };
+            let (remarks, strays) = (Vec::new(), 0);
+            let mut reader = Reader { words: Words::of(line), context, remarks, strays };
             if reader.words.is_at_end() {
                 continue;
             }
             let line = index + 1;
             match reader.rule(line) {
-                Ok(rule) => rules.push(rule),
+                Ok(rule) => {
+                    rules.push(rule);
+                    if reader.strays > 0 {
+                        let what =
+                            format!("{} of its names not UTF-8: the rule counts without", reader.strays);
+                        findings.push(Finding { line, what, fate: Fate::CountsInPart });
+                    }
+                }
                 Err(what) => findings.push(Finding { line, what, fate: Fate::LeftOut }),
             }
             let remarks = reader.remarks.into_iter();
@@ -234,6 +245,8 @@ struct Reader<'a> {
     context: &'a Context<'a>,
     /// What is to be said of a line that counts.
     remarks: Vec<String>,
+    /// How many names are not UTF-8. The line counts without them, because it may be there to keep somebody out.
+    strays: usize,
 }
 
 impl Reader<'_> {
@@ -261,7 +274,8 @@ impl Reader<'_> {
 
     fn names(&mut self, column: Column) -> Result<Names, String> {
         let mut names = Names::default();
-        let mut list = List { names: &mut names, column, context: self.context };
+        let (context, strays) = (self.context, &mut self.strays);
+        let mut list = List { names: &mut names, column, context, strays };
         list.read(&mut self.words, self.context.file, 0)?;
         Ok(names)
     }
@@ -336,6 +350,10 @@ impl Reader<'_> {
         let name = option
             .strip_prefix("map=")
             .ok_or_else(|| format!("Ident map {option} is malformed. It is not in map=value format."))?;
+        if !is_utf8(name) {
+            self.strays += 1;
+            return Ok(Some(Arc::new(Map::nobody(name))));
+        }
         let map = self.context.maps.find(name);
         map.cloned().map(Some).ok_or_else(|| format!("Ident map {name} is not found in ident config file"))
     }
@@ -360,6 +378,7 @@ struct List<'a> {
     names: &'a mut Names,
     column: Column,
     context: &'a Context<'a>,
+    strays: &'a mut usize,
 }
 
 impl List<'_> {
@@ -376,6 +395,10 @@ impl List<'_> {
     fn name(&mut self, words: &mut Words<'_>, file: &Path, depth: usize) -> Result<(), String> {
         let is_bare = matches!(words.word(), Word::Bare(_));
         let name = words.take_text().ok_or("a name is missing")?;
+        if !is_utf8(&name) {
+            *self.strays += 1;
+            return Ok(());
+        }
         if !is_bare {
             self.names.listed.insert(name);
             return Ok(());

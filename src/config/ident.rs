@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::value::is_utf8;
 use super::words::Words;
 
 /// All maps of a file, by name.
@@ -61,6 +62,11 @@ impl Maps {
 }
 
 impl Map {
+    /// One by which nobody can log in.
+    pub fn nobody(name: &str) -> Self {
+        Self { name: name.to_owned(), entries: Vec::new() }
+    }
+
     /// The users whom somebody of these names may log in as; for one who may be anybody, that is `wanted`.
     pub fn users_for(&self, names: &[String], wanted: &str) -> Vec<String> {
         let entries = self.entries.iter().filter(|entry| names.contains(&entry.system_user));
@@ -85,6 +91,13 @@ fn entry(words: &mut Words<'_>) -> Result<(String, Entry), &'static str> {
     };
     if !words.is_at_end() {
         return Err("more than a map, a system user and a user");
+    }
+    let user_name = match &user {
+        Mapped::Anybody => "",
+        Mapped::User(name) => name,
+    };
+    if ![name.as_str(), &system_user, user_name].into_iter().all(is_utf8) {
+        return Err("not UTF-8");
     }
     Ok((name, Entry { system_user, user }))
 }

@@ -3,7 +3,7 @@
 //! Comments begin with `;` or `#` at the start of a line. A value runs to the end of its line. Sections may come in
 //! any order and more than once; a later value replaces an earlier one. `%include FILE` reads another file in place.
 //! The value of an entry is a list of `key=value` with blanks between them. Unlike PgBouncer, reading goes on after
-//! a mistake, to find the others.
+//! a mistake, to find the others. Comments may be in any encoding; names and values are UTF-8.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,10 @@ use super::diagnostic::nearest;
 use super::load::Surroundings;
 use super::settings::Scope;
 use super::statement::{Assignment, Origin, Place, Reading, Shape, Statement, Value};
-use super::value::Fault;
+use super::value::{Fault, is_utf8, not_utf8};
+
+/// What to say of a value with a comment behind it.
+pub const COMMENT_HINT: &str = "in an ini file a comment needs a line of its own";
 
 /// PgBouncer's limit: MAX_INCLUDE in `lib/usual/cfparser.c`.
 const INCLUDE_DEPTH_MAX: usize = 10;
@@ -74,7 +77,7 @@ impl Reader<'_> {
             let fault = Fault::new(format!("more than {INCLUDES_MAX} files are included"));
             return self.out.findings.error(at, NAME, fault);
         }
-        match self.surroundings.text(Path::new(path)) {
+        match self.surroundings.lossy_text(Path::new(path)) {
             Ok(text) => self.file(Path::new(path).into(), &text, depth + 1),
             Err(why) => self.out.findings.error(at, NAME, Fault::new(format!("{path}: {why}"))),
         }
@@ -95,6 +98,8 @@ impl Reader<'_> {
             return;
         }
         match assignment(rest) {
+            Ok((key, _)) if !is_utf8(key) => self.out.findings.error(at, "", not_utf8("the name")),
+            Ok((key, value)) if !is_utf8(value) => self.out.findings.error(at, key, not_utf8("the value")),
             Ok((key, value)) => self.assign(at, key, value),
             Err(fault) => self.out.findings.error(at, "", fault),
         }
@@ -203,7 +208,11 @@ fn pair(text: &str) -> Result<Option<(&str, String, &str)>, Fault> {
     let rest = rest.trim_start_matches(BLANKS).strip_prefix('=').filter(|_| !key.is_empty());
     // The text itself is not shown: it may be part of a password.
     let rest = rest.ok_or_else(|| {
-        Fault::new("not a list of key=value").hint("a value with blanks stands in single quotes: key='a b'")
+        let fault = Fault::new("not a list of key=value");
+        match text.starts_with([';', '#']) {
+            true => fault.hint(COMMENT_HINT),
+            false => fault.hint("a value with blanks stands in single quotes: key='a b'"),
+        }
     })?;
     let rest = rest.trim_start_matches(BLANKS);
     let (value, rest) = match rest.strip_prefix('\'') {

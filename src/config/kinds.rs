@@ -160,11 +160,7 @@ pub const VERBOSITY: Kind<u8> = Kind {
 /// Permissions of a file, in octal with a leading zero.
 pub const FILE_MODE: Kind<u32> = Kind {
     facts: Facts::of("permissions", Form::Number),
-    read: |text| {
-        whole(text, 0, 0o777)
-            .map(|it| it as u32)
-            .map_err(|it| it.hint("write it in octal: 0o770 or \"0770\""))
-    },
+    read: |text| whole(text, 0, 0o777).map(|it| it as u32).map_err(|it| it.hint("write it in octal: 0770")),
     show: |it| Some(it.to_string()),
 };
 

@@ -7,6 +7,7 @@
 use percent_encoding::percent_decode_str;
 
 use super::Secret;
+use super::value::is_utf8;
 use super::words::{is_blank, unquote};
 
 /// Where users are looked for, and how.
@@ -108,6 +109,9 @@ impl Options {
 
 impl Given {
     fn set(&mut self, key: &str, value: String) -> Result<(), String> {
+        if !is_utf8(key) || !is_utf8(&value) {
+            return Err("an option is not UTF-8".to_owned());
+        }
         match key {
             "ldaptls" => self.start_tls = value == "1",
             "ldapscheme" if value == "ldap" || value == "ldaps" => self.scheme = Some(value),

@@ -1,13 +1,16 @@
 //! Reads a configuration from its files: the only input and output there is in `config`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::assemble::{Context, assemble};
 use super::diff::{ReloadPlan, diff};
 use super::settings::{GLOBAL, Reload};
+use super::statement::Place;
+use super::value::Fault;
 use super::{Config, Diagnostic, Dialect, Level, environment, ini, toml};
 
 /// The largest file that is read. A list of a million users has 200 MB.
@@ -15,17 +18,69 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// What surrounds a configuration file: other files and the environment.
 pub trait Surroundings {
-    /// A file's text, or why there is none.
-    fn text(&self, path: &Path) -> Result<String, String>;
+    /// A file's bytes, or why there are none.
+    fn bytes(&self, path: &Path) -> Result<Vec<u8>, Unread>;
 
     /// Whether a file can be read and by whom else, or why it cannot.
-    fn look(&self, path: &Path) -> Result<Look, String>;
+    fn look(&self, path: &Path) -> Result<Look, Unread>;
 
     /// A variable of the environment.
     fn variable(&self, name: &str) -> Option<String>;
 
     /// The names of all its variables.
     fn variables(&self) -> Vec<String>;
+
+    /// A file's text.
+    ///
+    /// Errors: the file cannot be read, or is not UTF-8.
+    fn text(&self, path: &Path) -> Result<String, Unread> {
+        let text = String::from_utf8(self.bytes(path)?).map_err(|it| {
+            let line =
+                memchr::memchr_iter(b'\n', &it.as_bytes()[..it.utf8_error().valid_up_to()]).count() + 1;
+            Unread::Because(format!("not UTF-8 in line {line}"))
+        })?;
+        Ok(without_mark(text))
+    }
+
+    /// The text of a file in one of PgBouncer's syntaxes, which are bytes: where it is not UTF-8, the text has
+    /// replacement characters, which `value::is_utf8` finds in what is used. Lines, quotes and all other words stay as
+    /// they are, because no ASCII character is ever part of what is replaced.
+    ///
+    /// Errors: the file cannot be read.
+    fn lossy_text(&self, path: &Path) -> Result<String, Unread> {
+        let bytes = self.bytes(path)?;
+        let text =
+            String::from_utf8(bytes).unwrap_or_else(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
+        Ok(without_mark(text))
+    }
+}
+
+/// The text without a byte order mark.
+fn without_mark(mut text: String) -> String {
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    text
+}
+
+/// Why a file cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unread {
+    /// There is none.
+    #[error("No such file or directory")]
+    Missing,
+    /// There is one, and this is in the way.
+    #[error("{0}")]
+    Because(String),
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            _ => Self::Because(error.to_string()),
+        }
+    }
 }
 
 /// What a look at a file's permissions shows.
@@ -40,12 +95,12 @@ pub struct Look {
 pub struct Nowhere;
 
 impl Surroundings for Nowhere {
-    fn text(&self, _: &Path) -> Result<String, String> {
-        Err("there are no files here".to_owned())
+    fn bytes(&self, _: &Path) -> Result<Vec<u8>, Unread> {
+        Err(Unread::Missing)
     }
 
-    fn look(&self, _: &Path) -> Result<Look, String> {
-        Err("there are no files here".to_owned())
+    fn look(&self, _: &Path) -> Result<Look, Unread> {
+        Err(Unread::Missing)
     }
 
     fn variable(&self, _: &str) -> Option<String> {
@@ -62,28 +117,18 @@ impl Surroundings for Nowhere {
 pub struct System;
 
 impl Surroundings for System {
-    fn text(&self, path: &Path) -> Result<String, String> {
-        let facts = fs::metadata(path).map_err(|it| it.to_string())?;
+    fn bytes(&self, path: &Path) -> Result<Vec<u8>, Unread> {
+        let facts = fs::metadata(path)?;
         if facts.is_file() && facts.len() > FILE_BYTES_MAX {
-            return Err(format!("too large a file: {} bytes", facts.len()));
+            return Err(Unread::Because(format!("too large a file: {} bytes", facts.len())));
         }
-        let bytes = fs::read(path).map_err(|it| it.to_string())?;
-        let mut text = String::from_utf8(bytes).map_err(|it| {
-            let line =
-                memchr::memchr_iter(b'\n', &it.as_bytes()[..it.utf8_error().valid_up_to()]).count() + 1;
-            format!("not UTF-8 in line {line}")
-        })?;
-        if text.starts_with('\u{feff}') {
-            text.drain(..'\u{feff}'.len_utf8());
-        }
-        Ok(text)
+        Ok(fs::read(path)?)
     }
 
-    fn look(&self, path: &Path) -> Result<Look, String> {
-        let file = fs::File::open(path).map_err(|it| it.to_string())?;
-        let facts = file.metadata().map_err(|it| it.to_string())?;
+    fn look(&self, path: &Path) -> Result<Look, Unread> {
+        let facts = fs::File::open(path)?.metadata()?;
         if facts.is_dir() {
-            return Err("is a directory".to_owned());
+            return Err(Unread::Because("is a directory".to_owned()));
         }
         Ok(Look { open_to_all: facts.permissions().mode() & 0o004 != 0 })
     }
@@ -104,30 +149,41 @@ pub struct Loaded {
     pub config: Config,
     /// What is worth knowing about it.
     pub notes: Vec<Diagnostic>,
-    pub(super) mentioned: BTreeSet<&'static str>,
-    pub(super) auth_file_read: bool,
-    pub(super) access_read: bool,
+    /// Settings with the files of users and rules that could not be read, and why.
+    pub unread: BTreeMap<&'static str, Unread>,
+    /// Where each global setting is given.
+    pub(super) mentioned: BTreeMap<&'static str, Place>,
 }
 
 impl Loaded {
+    /// A finding about a global setting, at the place where it is given.
+    pub fn about(&self, level: Level, setting: &str, Fault { what, hint }: Fault) -> Diagnostic {
+        let (file, line) = match self.mentioned.get(setting) {
+            Some(at) => (at.file.to_path_buf(), at.line),
+            None => (self.config.settings.conffile.clone().unwrap_or_default(), 0),
+        };
+        Diagnostic { level, file, line, name: setting.to_owned(), what, hint }
+    }
+
     /// The configuration that takes the place of `old` while the program runs, and what changes by it.
     ///
     /// What only a start can change stays as it is. As in PgBouncer, a setting without a default that the ini file
     /// does not mention keeps what SET gave it, and a missing `auth_file` leaves the known users in place; so does a
     /// missing `auth_hba_file` with the rules.
     pub fn onto(self, old: &Config) -> (Config, ReloadPlan) {
-        let Self { mut config, mentioned, auth_file_read, access_read, .. } = self;
+        let Self { mut config, mentioned, unread, .. } = self;
         if old.dialect == Dialect::Ini {
-            for row in GLOBAL.iter().filter(|row| row.default.is_none() && !mentioned.contains(row.name)) {
+            for row in GLOBAL.iter().filter(|row| row.default.is_none() && !mentioned.contains_key(row.name))
+            {
                 (row.copy)(&mut config.settings, &old.settings);
             }
         }
-        if !auth_file_read {
+        if unread.contains_key("auth_file") {
             for (user, secret) in &old.secrets {
                 config.secrets.entry(user.clone()).or_insert_with(|| secret.clone());
             }
         }
-        if !access_read && old.access.is_some() {
+        if unread.contains_key("auth_hba_file") && old.access.is_some() {
             config.access.clone_from(&old.access);
         }
         let plan = diff(old, &config);
@@ -151,7 +207,11 @@ pub fn load(file: &Path, dialect: Dialect) -> Result<Loaded, Vec<Diagnostic>> {
     if dialect == Dialect::Environment {
         return read(file, "", dialect, &System);
     }
-    match System.text(file) {
+    let text = match dialect {
+        Dialect::Ini => System.lossy_text(file),
+        Dialect::Toml | Dialect::Environment => System.text(file),
+    };
+    match text {
         Ok(text) => read(file, &text, dialect, &System),
         Err(what) => {
             let (level, file, name) = (Level::Error, file.to_path_buf(), String::new());

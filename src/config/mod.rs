@@ -40,7 +40,7 @@ pub use diagnostic::{Diagnostic, Level};
 pub use diff::{Change, ReloadPlan, diff};
 pub use effective::{CONSOLE, is_console};
 pub use environment::PLACE as ENVIRONMENT;
-pub use load::{Loaded, Look, Nowhere, Surroundings, System, dialect_of, load, read};
+pub use load::{Loaded, Look, Nowhere, Surroundings, System, Unread, dialect_of, load, read};
 pub use manual::manual;
 pub use render::{example, reference};
 pub use settings::{GLOBAL, Reload, Setting, Settings, global};

@@ -157,8 +157,8 @@ const REFERENCE_HEAD: &str = "\
 <!-- Written by `pgweir settings`; a test holds this page to the program. -->
 
 The names are PgBouncer's. A file whose name ends in `.ini` is read as `pgbouncer.ini`, any other as TOML.
-`pgweir check FILE` reports every mistake of a file. RELOAD and SIGHUP apply a good file as a whole and change
-nothing for a bad one.
+`pgweir check FILE` reports every mistake of a file, and what a start would fail on; run it as the user that pgweir
+runs as. RELOAD and SIGHUP apply a good file as a whole and change nothing for a bad one.
 
 Times are numbers of seconds or texts with a unit: `us`, `ms`, `s`, `min`, `h`, `d`. Sizes are numbers of bytes or
 texts with `B`, `kB`, `MB`, `GB`, `TB`. In the strings of a TOML file `${NAME}` stands for a variable of the

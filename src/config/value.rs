@@ -87,6 +87,17 @@ fn name<'a>(text: &'a str, what: &str, bytes_max: usize) -> Result<&'a str, Faul
     }
 }
 
+/// Whether a text was UTF-8 before it was decoded: what was not has become a replacement character, which is no part of
+/// any name or secret here.
+pub fn is_utf8(text: &str) -> bool {
+    !text.contains(char::REPLACEMENT_CHARACTER)
+}
+
+/// What to say of a name or a value that is not. The text itself is not shown: it may be a secret.
+pub fn not_utf8(what: &str) -> Fault {
+    Fault::new(format!("{what} is not UTF-8")).hint("as iconv -f latin1 -t utf-8 makes of Latin-1")
+}
+
 /// The parts of a list with commas.
 pub fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::Gid;
+use rustix::fs::{Access, Gid};
 use rustix::net::{SocketAddrAny, SocketFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -213,6 +213,38 @@ pub fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
     Ok(bound)
 }
 
+/// Why [`bind`] could not make the unix socket: its place is not there, or its group is not known. Opens and changes
+/// nothing; TCP, and who else is there, is for [`bind`] to find.
+pub fn foresee(settings: &Settings) -> Vec<ListenError> {
+    let Some(directory) = settings.unix_socket_dir.as_ref().filter(|it| !it.as_os_str().is_empty()) else {
+        return Vec::new();
+    };
+    if directory.as_os_str().as_encoded_bytes().first() == Some(&b'@') {
+        return Vec::new();
+    }
+    takes_socket(directory, settings.listen_port)
+        .err()
+        .into_iter()
+        .chain(known_group(settings).err())
+        .collect()
+}
+
+fn takes_socket(directory: &Path, port: u16) -> Result<(), ListenError> {
+    let path = directory.join(format!(".s.PGSQL.{port}"));
+    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
+        return Err(ListenError::TooLong { path });
+    }
+    let refused = |source: rustix::io::Errno| ListenError::Refused {
+        place: Place::Unix(path.clone()),
+        step: "bind",
+        source: source.into(),
+    };
+    if !directory.is_dir() && directory.exists() {
+        return Err(refused(rustix::io::Errno::NOTDIR));
+    }
+    rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).map_err(refused)
+}
+
 fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
     if name == "*" {
         return Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]);
@@ -268,8 +300,7 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, ListenError> {
     if !is_abstract {
         let mode = std::fs::Permissions::from_mode(settings.unix_socket_mode);
         std::fs::set_permissions(path, mode).map_err(at("chmod"))?;
-        if let Some(name) = settings.unix_socket_group.as_deref().filter(|name| !name.is_empty()) {
-            let group = group(name).ok_or_else(|| ListenError::Group { name: name.to_owned() })?;
+        if let Some(group) = known_group(settings)? {
             rustix::fs::chown(path, None, Some(group)).map_err(io::Error::from).map_err(at("chown"))?;
         }
     }
@@ -323,6 +354,14 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
         // Also if it answers with an error other than that nobody is there: its queue may be full.
         _ => Err(ListenError::InUse { path: path.into() }),
     }
+}
+
+/// The number of `unix_socket_group`, where one is asked for.
+fn known_group(settings: &Settings) -> Result<Option<Gid>, ListenError> {
+    let Some(name) = settings.unix_socket_group.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    group(name).map(Some).ok_or_else(|| ListenError::Group { name: name.to_owned() })
 }
 
 /// A group's number, from its name in /etc/group.

@@ -176,6 +176,71 @@ fn files_are_taken_and_refused_as_pgbouncer_does() {
     let _ = std::fs::remove_dir_all(&directory);
 }
 
+#[test]
+fn sizes_with_leading_zeros_are_pgbouncers() {
+    for program in [Some(place::pgweir_program()), bouncer::pgbouncer()].into_iter().flatten() {
+        let databases = "a = host=127.0.0.1 port=05433 pool_size=010 min_pool_size=02 reserve_pool=011\nb = host=127.0.0.1";
+        let pooler = Bouncer::start(program, databases, "default_pool_size = 010");
+        let rows = pooler.console().rows("SHOW DATABASES");
+        // Port, and the sizes of the pool, at least and in reserve.
+        for (name, shown) in [("a", ["5433", "10", "2", "11"]), ("b", ["5432", "8", "0", "0"])] {
+            let row = rows.iter().find(|row| row[0].as_deref() == Some(name)).unwrap();
+            let numbers = [2, 5, 6, 7].map(|at| row[at].as_deref().unwrap_or_default());
+            assert_eq!(numbers, shown, "{name} of {}", program.display());
+        }
+    }
+}
+
+#[test]
+fn a_reload_takes_users_from_a_file_in_any_encoding() {
+    for program in [Some(place::pgweir_program()), bouncer::pgbouncer()].into_iter().flatten() {
+        let databases = format!("* = host=127.0.0.1 port={}", Cluster::shared().port);
+        let pooler = Bouncer::start(program, &databases, "auth_type = plain");
+        let login = |user: &str, database: &str| {
+            let mut client = Raw::dial(("127.0.0.1", pooler.port));
+            let password = format!("{user}-secret");
+            client.login(&[("user", user), ("database", database)], &password).map(|()| client)
+        };
+        assert!(login("app", "app").is_ok());
+        let list = pooler.directory().join("userlist.txt");
+        std::fs::write(&list, b"; caf\xe9\n\"admin\" \"admin-secret\" ; \xe9\n").unwrap();
+        login("admin", "pgbouncer").unwrap().query("RELOAD");
+        assert!(login("app", "app").is_err(), "{}: a user who was taken away comes in", program.display());
+        assert!(login("admin", "pgbouncer").is_ok(), "{}", program.display());
+    }
+}
+
+#[test]
+fn a_reload_that_cannot_read_its_users_says_so() {
+    let pooler = Bouncer::start(place::pgweir_program(), "", "");
+    let list = pooler.directory().join("userlist.txt");
+    // Of a gigabyte and a byte, which take no space.
+    std::fs::File::options().write(true).open(&list).unwrap().set_len((1 << 30) + 1).unwrap();
+    let answer = pooler.console().query("RELOAD");
+    assert_eq!(error(&answer).text(), "RELOAD failed, see logs for additional details");
+    assert!(pooler.log().contains("too large a file"), "{}", pooler.log());
+    // One that is gone is kept in mind, as in PgBouncer, and that is said.
+    std::fs::remove_file(&list).unwrap();
+    let answer = pooler.console().query("RELOAD");
+    assert_eq!(tags(&answer), "NCZ");
+    assert_eq!(answer[0].text(), "auth_file: No such file or directory; the known users stay");
+    drop(pooler.console());
+    // A start goes on without it, as PgBouncer's does, and that stands in its log.
+    std::fs::create_dir(&list).unwrap();
+    let ini = std::fs::read_to_string(pooler.directory().join("pgbouncer.ini")).unwrap();
+    let other = pooler.directory().join("other.ini");
+    place::write(&other, &ini);
+    let output = place::command(place::pgweir_program()).arg("check").arg(&other).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success() && printed.contains(": auth_file: "), "{printed}");
+    let without_socket = Bouncer::start(
+        place::pgweir_program(),
+        "",
+        &format!("auth_file = {}\nunix_socket_dir =", list.display()),
+    );
+    assert!(without_socket.log().contains("ERROR") && without_socket.log().contains("Is a directory"));
+}
+
 /// Settings among PgBouncer's own that 1.25 does not show: its successor's, and the name of a Windows service.
 const AMONG: [&str; 3] = ["login_notify_message", "pool_idle_timeout", "service_name"];
 

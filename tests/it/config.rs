@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use crate::support::certs::Certificates;
 use crate::support::place;
 use crate::support::prelude::*;
 
@@ -73,6 +74,99 @@ fn a_program_without_a_usable_file_says_so_and_fails() {
         assert_eq!(output.status.code().map(|code| code != 0), Some(true), "{arguments:?}");
         assert!(!output.stderr.is_empty(), "{arguments:?}");
     }
+}
+
+/// Files that read well and cannot start: PgBouncer's way of writing them, each with what is said of its sixth line.
+#[test]
+fn a_file_that_cannot_start_is_not_good() {
+    let certificates = Certificates::get();
+    let scratch = place::directory("start");
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    for (name, text) in [
+        ("server.crt", &*certificates.server.certificate),
+        ("server.key", &certificates.server.key),
+        ("other.key", &certificates.client.key),
+        ("encrypted.key", encrypted),
+        ("nothing", "nothing\n"),
+    ] {
+        place::write(&scratch.join(name), text);
+    }
+    let tls = |certificate: &str, key: &str, more: &str| {
+        format!(
+            "client_tls_cert_file = {dir}/{certificate}\nclient_tls_key_file = {dir}/{key}\n{more}",
+            dir = scratch.display()
+        )
+    };
+    let require = "client_tls_sslmode = require";
+    let start = |settings: &str| {
+        let text = format!("[pgbouncer]\nlisten_addr =\nunix_socket_dir = /tmp\n{settings}\n");
+        (check("pgbouncer.ini", &text), text)
+    };
+    for (name, settings, said) in [
+        ("good", tls("server.crt", "server.key", require), ""),
+        ("another key", tls("server.crt", "other.key", require), ":5: client_tls_key_file: "),
+        ("no certificate", tls("nothing", "server.key", require), ":4: client_tls_cert_file: "),
+        ("a key with a passphrase", tls("server.crt", "encrypted.key", require), ":5: client_tls_key_file: "),
+        (
+            "no authority",
+            tls("server.crt", "server.key", "client_tls_sslmode = verify-full"),
+            ":6: client_tls_sslmode: ",
+        ),
+        (
+            "a cipher",
+            tls("server.crt", "server.key", &format!("client_tls_ciphers = FOO\n{require}")),
+            ":6: client_tls_ciphers: ",
+        ),
+        (
+            "a curve",
+            tls("server.crt", "server.key", &format!("client_tls_ecdhcurve = foo\n{require}")),
+            ":6: client_tls_ecdhcurve: ",
+        ),
+        (
+            "half of a pair",
+            format!("server_tls_cert_file = {}/server.crt", scratch.display()),
+            ":4: server_tls_cert_file: ",
+        ),
+        ("a user", "user = nobody_here".to_owned(), ":4: user: "),
+        ("a log", "logfile = /nowhere/log".to_owned(), ":4: logfile: /nowhere: "),
+        ("a pid file", "pidfile = /nowhere/pid".to_owned(), ":4: pidfile: /nowhere: "),
+        ("a socket", "unix_socket_dir = /nowhere".to_owned(), ":4: unix_socket_dir: "),
+        ("a group", "unix_socket_group = nobody_here".to_owned(), ":4: unix_socket_group: "),
+        ("a resolver", "resolv_conf = /nowhere".to_owned(), ":4: resolv_conf: /nowhere: "),
+    ] {
+        let ((code, printed), text) = start(&settings);
+        assert_eq!(code, Some(i32::from(!said.is_empty())), "{name}: {printed}");
+        assert!(printed.contains(&format!("pgbouncer.ini{said}")), "{name}: {printed}");
+        if said.is_empty() {
+            continue;
+        }
+        // And it does not start.
+        let file = scratch.join("pgbouncer.ini");
+        place::write(&file, &text);
+        let output = run(&[&file.display().to_string()]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("FATAL"), "{name}: {output:?}");
+    }
+    let _ = std::fs::remove_dir_all(scratch);
+}
+
+#[test]
+fn a_certificate_that_has_expired_is_noted() {
+    let scratch = place::directory("expired");
+    let pair = crate::support::certs::expired();
+    place::write(&scratch.join("crt"), &pair.certificate);
+    place::write(&scratch.join("key"), &pair.key);
+    let text = format!(
+        "[pgweir]\nclient_tls_sslmode = \"require\"\nclient_tls_cert_file = \"{dir}/crt\"\nclient_tls_key_file = \"{dir}/key\"\n",
+        dir = scratch.display()
+    );
+    let (code, printed) = check("pgweir.toml", &text);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(
+        printed.contains("pgweir.toml:3: note: client_tls_cert_file: the certificate has expired"),
+        "{printed}"
+    );
+    let _ = std::fs::remove_dir_all(scratch);
 }
 
 #[test]

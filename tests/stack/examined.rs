@@ -96,8 +96,9 @@ fn kubernetes_manifests_render_and_are_valid() {
 #[test]
 fn the_configuration_for_kubernetes_is_good() {
     let scratch = crate::support::place::directory("kubernetes");
-    for name in ["tls.crt", "tls.key"] {
-        crate::support::place::write(&scratch.join(name), "");
+    let pair = &crate::support::certs::Certificates::get().server;
+    for (name, text) in [("tls.crt", &pair.certificate), ("tls.key", &pair.key)] {
+        crate::support::place::write(&scratch.join(name), text);
     }
     let mut check = crate::support::place::command(crate::support::place::pgweir_program());
     let copy = scratch.join("pgweir.toml");

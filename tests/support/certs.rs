@@ -99,6 +99,16 @@ fn client(issuer: &Issuer<'static, KeyPair>, user: &str) -> Pair {
     sign(params, issuer)
 }
 
+/// A server's certificate whose time is over.
+pub fn expired() -> Pair {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("the name is valid");
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let key = KeyPair::generate().expect("keys can be made");
+    let certificate = params.self_signed(&key).expect("it signs itself");
+    Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+}
+
 fn sign(params: CertificateParams, issuer: &Issuer<'static, KeyPair>) -> Pair {
     let key = KeyPair::generate().expect("keys can be made");
     let certificate = params.signed_by(&key, issuer).expect("the authority signs");

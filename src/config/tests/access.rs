@@ -58,6 +58,46 @@ fn a_bad_line_is_a_note_in_an_ini_file_and_a_mistake_in_a_toml_file() {
 }
 
 #[test]
+fn without_the_file_of_maps_only_the_rules_with_a_map_are_left_out() {
+    let hba = "local all ann peer map=m\nlocal all all trust";
+    let loaded = ini_in(&Fake::default().file("hba.conf", hba), INI).unwrap();
+    assert_eq!(method(&loaded.config, "bob"), Some(Method::Trust));
+    let notes = lines(&loaded.notes);
+    assert!(notes.contains("hba.conf:1: note: auth_hba_file: could not parse hba config line 1"), "{notes}");
+    assert!(notes.contains(":4: note: auth_ident_file: ident.conf: No such file"), "{notes}");
+    let told = mistakes(toml_in(&Fake::default().file("/etc/hba.conf", hba), TOML));
+    assert!(told.contains(":4: auth_ident_file: /etc/ident.conf: No such file"), "{told}");
+    // A reload takes the rules that are there now.
+    let known = good(ini_in(&files(hba, ""), INI));
+    let (config, _) =
+        ini_in(&Fake::default().file("hba.conf", "local all bob reject"), INI).unwrap().onto(&known);
+    assert_eq!((method(&config, "bob"), method(&config, "ann")), (Some(Method::Reject), None));
+}
+
+#[test]
+fn a_byte_that_is_not_utf_8_costs_no_rule() {
+    let hba: &[u8] = b"# caf\xe9\nlocal all caf\xe9,ann reject # \xe9\nlocal all bob peer map=m\xe9\nlocal all carl peer map=m\nlocal all all trust\n";
+    let ident: &[u8] = b"# \xe9\nm caf\xe9 ann\nm system carl\n";
+    let files = Fake::default().file("hba.conf", hba).file("ident.conf", ident);
+    let loaded = ini_in(&files.file("/etc/hba.conf", hba).file("/etc/ident.conf", ident), INI).unwrap();
+    assert_eq!(method(&loaded.config, "ann"), Some(Method::Reject));
+    let Some(Method::Peer(Some(map))) = method(&loaded.config, "bob") else { panic!("not by the last rule") };
+    assert_eq!(map.users_for(&["system".to_owned()], "bob"), Vec::<String>::new());
+    assert!(matches!(method(&loaded.config, "carl"), Some(Method::Peer(Some(_)))));
+    assert_eq!(method(&loaded.config, "dora"), Some(Method::Trust));
+    let of_files = loaded.notes.iter().filter(|note| note.line > 0 && note.file.ends_with("hba.conf"));
+    let notes: Vec<_> = of_files.map(Diagnostic::to_string).collect();
+    assert_eq!(
+        notes,
+        [
+            "hba.conf:2: note: auth_hba_file: 1 of its names not UTF-8: the rule counts without",
+            "hba.conf:3: note: auth_hba_file: 1 of its names not UTF-8: the rule counts without",
+        ]
+    );
+    assert!(lines(&loaded.notes).contains("ident.conf:2: note: auth_ident_file"));
+}
+
+#[test]
 fn without_its_file_hba_lets_nobody_in_and_a_reload_keeps_the_rules() {
     let known = good(ini_in(&files("local all all trust", ""), INI));
     let missing = || ini_in(&Fake::default(), INI).unwrap();

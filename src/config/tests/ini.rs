@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use crate::ids::UserName;
 
-use super::super::{Compatibility, Dialect, Host, LogFormat, Secret, userlist};
-use super::{Fake, good, ini, ini_in, lines, mistakes, toml_in};
+use super::super::{Compatibility, Dialect, Host, Level, LogFormat, Secret, userlist};
+use super::{Fake, good, ini, ini_in, lines, mistakes, toml, toml_in};
 
 fn password(value: &str) -> Result<String, String> {
     let text = format!("[pgbouncer]\n[databases]\nd = user=u {value}");
@@ -157,12 +157,12 @@ fn where_pgbouncer_goes_on_an_ini_file_gets_a_note() {
 #[test]
 fn a_user_list_is_read_as_pgbouncer_does() {
     let read = |text: &str| -> Vec<(String, String)> {
-        let users = userlist::read(text).unwrap();
+        let users = userlist::read(text).unwrap().secrets;
         users.iter().map(|(name, it)| (name.as_str().to_owned(), it.reveal().to_owned())).collect()
     };
     assert_eq!(
         read("; comment\n\n  \"anna\" \"md5aa\" whatever\r\n\"a\"\"b\"\t\"x\"\"y\"\n\"empty\" \"\""),
-        [("anna", "md5aa"), ("a\"b", "x\"y"), ("empty", "")].map(|(a, b)| (a.to_owned(), b.to_owned()))
+        [("a\"b", "x\"y"), ("anna", "md5aa"), ("empty", "")].map(|(a, b)| (a.to_owned(), b.to_owned()))
     );
     let long = format!("\"u\" \"{}\"", "a".repeat(65530));
     assert_eq!(read(&long)[0].1.len(), 65530);
@@ -192,10 +192,88 @@ fn an_entrys_size_below_zero_is_the_global_one() {
 }
 
 #[test]
+fn an_entrys_number_is_decimal_and_a_global_one_may_be_octal() {
+    let config = good(ini(
+        "[pgbouncer]\ndefault_pool_size = 010\n[databases]\na = pool_size=010 port=05433 min_pool_size=00\n\
+         [users]\nu = pool_size=010\n[peers]\n1 = host=h pool_size=010",
+    ));
+    let database = &config.databases["a"];
+    assert_eq!((database.pool_size, database.port), (Some(10), Some(5433)));
+    assert_eq!((database.min_pool_size, config.settings.default_pool_size), (Some(0), 8));
+    assert_eq!(config.users[&UserName::from("u")].pool_size, Some(10));
+    assert_eq!(config.peers[&1].pool_size, Some(10));
+}
+
+#[test]
+fn advice_is_written_as_the_file_is() {
+    let told = mistakes(ini(
+        "[pgbouncer]\nunix_socket_mode = 0o9\npool_mode = transaction ; a comment\nlisten_backlog = 5 # or 6\n\
+         auth_type = cert\n[databases]\na = host=x ; here",
+    ));
+    for line in [
+        ":2: unix_socket_mode: not a whole number: \"0o9\"\n  hint: write it in octal: 0770",
+        ":3: pool_mode: unknown value \"transaction ; a comment\"\n  hint: in an ini file a comment needs a line of its own",
+        ":4: listen_backlog: not a whole number: \"5 # or 6\"\n  hint: in an ini file a comment needs a line of its own",
+        ":5: auth_type: cert needs clients' certificates\n  hint: set client_tls_sslmode = verify-full",
+        ":7: a: not a list of key=value\n  hint: in an ini file a comment needs a line of its own",
+    ] {
+        assert!(told.contains(line), "{line} is missing in\n{told}");
+    }
+    let told = mistakes(ini("[pgbouncer]\nunix_socket_dir ="));
+    assert!(told.ends_with("hint: as in listen_addr = 127.0.0.1"), "{told}");
+    let told = mistakes(toml("[pgweir]\nunix_socket_dir = \"\""));
+    assert!(told.ends_with("hint: as in listen_addr = \"127.0.0.1\""), "{told}");
+}
+
+#[test]
 fn of_a_user_with_two_lines_the_later_counts() {
     let surroundings = Fake::default().file("users.txt", "\"a\" \"1\"\n\"a\" \"2\"\n");
     let config = good(ini_in(&surroundings, "[pgbouncer]\nauth_file = users.txt"));
     assert_eq!(config.secrets.get(&UserName::from("a")).map(Secret::reveal), Some("2"));
+}
+
+#[test]
+fn bytes_that_are_not_utf_8_matter_only_where_they_are_used() {
+    let list: &[u8] =
+        b"; caf\xe9\n\"a\" \"1\" ; \xe9\n\"b\" \"old\"\n\"b\" \"p\xe9\"\n\"caf\xe9\" \"x\"\n\"c\" \"3\"\n";
+    let surroundings = Fake::default().file("users.txt", list).file("/etc/users.txt", list);
+    let loaded = ini_in(&surroundings, "[pgbouncer]\nauth_file = users.txt").unwrap();
+    let known: Vec<_> = loaded.config.secrets.keys().map(UserName::as_str).collect();
+    assert_eq!(known, ["a", "c"], "an earlier secret of b must not count again");
+    let notes = lines(&loaded.notes);
+    assert!(notes.contains("users.txt:4: note: auth_file: the secret of b is not UTF-8"), "{notes}");
+    assert!(notes.contains("users.txt:5: note: auth_file: the user's name is not UTF-8"), "{notes}");
+    let told = mistakes(toml_in(&surroundings, "[pgweir]\nauth_file = \"users.txt\""));
+    assert!(told.contains("users.txt:4: auth_file: the secret of b is not UTF-8"), "{told}");
+    // An included file, and what stands in the configuration itself.
+    let more: &[u8] = b"# caf\xe9\ndefault_pool_size = 3\n";
+    let config = good(ini_in(&Fake::default().file("more", more), "[pgbouncer]\n%include more"));
+    assert_eq!(config.settings.default_pool_size, 3);
+    let used: &[u8] = b"\n[databases]\na = host=caf\xe9\ncaf\xe9 = port=1\n'caf\xe9' = port=1\n";
+    let told = mistakes(ini_in(&Fake::default().file("more", used), "[pgbouncer]\n%include more"));
+    assert!(told.contains("more:3: a: the value is not UTF-8"), "{told}");
+    assert!(told.contains("more:4:") && told.contains("more:5: the name is not UTF-8"), "{told}");
+}
+
+#[test]
+fn a_file_that_is_there_and_cannot_be_read_is_more_than_a_note() {
+    let surroundings = Fake::default().file("shut.txt", "\"a\" \"1\"");
+    let hba = "auth_type = hba\nauth_hba_file = shut.txt\nauth_ident_file = shut.txt";
+    let loaded =
+        ini_in(&surroundings, &format!("[pgbouncer]\nauth_file = shut.txt\n{hba}")).expect("a start goes on");
+    let unread: Vec<_> = loaded.notes.iter().filter(|it| it.level == Level::Unread).collect();
+    let told: Vec<_> = unread.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "/etc/pgbouncer.ini:2: auth_file: shut.txt: Permission denied",
+            "/etc/pgbouncer.ini:4: auth_hba_file: shut.txt: Permission denied",
+            "/etc/pgbouncer.ini:5: auth_ident_file: shut.txt: Permission denied",
+        ]
+    );
+    let surroundings = Fake::default().file("/etc/shut.txt", "");
+    let told = mistakes(toml_in(&surroundings, "[pgweir]\nauth_file = \"shut.txt\""));
+    assert!(told.contains(":2: auth_file: /etc/shut.txt: Permission denied"), "{told}");
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Config, Diagnostic, Dialect, Loaded, Look, Surroundings, read};
+use super::{Config, Diagnostic, Dialect, Loaded, Look, Surroundings, Unread, read};
 
 mod access;
 mod environment;
@@ -12,15 +12,15 @@ mod reload;
 mod table;
 mod toml;
 
-/// Files and variables of a test. A file whose name contains `open` may be read by everybody.
+/// Files and variables of a test. A file whose name contains `open` may be read by everybody, one with `shut` by nobody.
 #[derive(Default)]
 struct Fake {
-    files: BTreeMap<&'static str, String>,
+    files: BTreeMap<&'static str, Vec<u8>>,
     variables: BTreeMap<&'static str, &'static str>,
 }
 
 impl Fake {
-    fn file(mut self, name: &'static str, text: impl Into<String>) -> Self {
+    fn file(mut self, name: &'static str, text: impl Into<Vec<u8>>) -> Self {
         self.files.insert(name, text.into());
         self
     }
@@ -32,13 +32,16 @@ impl Fake {
 }
 
 impl Surroundings for Fake {
-    fn text(&self, path: &Path) -> Result<String, String> {
-        let text = self.files.get(path.to_str().unwrap());
-        text.cloned().ok_or_else(|| "No such file or directory".to_owned())
+    fn bytes(&self, path: &Path) -> Result<Vec<u8>, Unread> {
+        let name = path.to_str().unwrap();
+        match self.files.get(name) {
+            Some(_) if name.contains("shut") => Err(Unread::Because("Permission denied".to_owned())),
+            found => found.cloned().ok_or(Unread::Missing),
+        }
     }
 
-    fn look(&self, path: &Path) -> Result<Look, String> {
-        self.text(path).map(|_| Look { open_to_all: path.to_str().unwrap().contains("open") })
+    fn look(&self, path: &Path) -> Result<Look, Unread> {
+        self.bytes(path).map(|_| Look { open_to_all: path.to_str().unwrap().contains("open") })
     }
 
     fn variable(&self, name: &str) -> Option<String> {

@@ -46,6 +46,11 @@ impl Tls {
         Ok(Self { clients: ClientSide::of(settings)?, servers: ServerSide::of(settings)? })
     }
 
+    /// What is missing or wrong on either side; nothing where [`Self::of`] succeeds.
+    pub fn errors(settings: &Settings) -> Vec<TlsError> {
+        ClientSide::of(settings).err().into_iter().chain(ServerSide::of(settings).err()).collect()
+    }
+
     /// What was asked for and cannot be had here, in words for a log.
     pub fn notes(&self) -> impl Iterator<Item = &str> {
         self.clients.notes().iter().chain(self.servers.notes()).map(String::as_str)
@@ -120,6 +125,22 @@ pub enum TlsError {
         /// Its reason.
         source: rustls::Error,
     },
+}
+
+impl TlsError {
+    /// The setting that is to be changed.
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "client_tls_sslmode",
+            Self::Needs { setting, .. }
+            | Self::File { setting, .. }
+            | Self::Content { setting, .. }
+            | Self::Value { setting, .. }
+            | Self::Suites13 { setting, .. }
+            | Self::NoCiphers { setting, .. }
+            | Self::Setup { setting, .. } => setting,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Choices {
     pub(super) fn of(wishes: &Wishes<'_>) -> Result<Self, TlsError> {
         let mut notes = Vec::new();
         let mut provider = aws_lc_rs::default_provider();
-        let versions = versions(wishes.protocols)?;
+        let versions = versions(wishes.protocols, &mut notes)?;
         let mut suites = suites13(wishes.suites13, &provider.cipher_suites)?;
         suites.extend(suites12(wishes.ciphers, &provider.cipher_suites, &mut notes)?);
         provider.cipher_suites = suites;
@@ -47,6 +47,7 @@ impl Choices {
 /// `default`, where a leading `!` takes a version away.
 fn versions(
     (setting, value): (&'static str, &str),
+    notes: &mut Vec<String>,
 ) -> Result<Vec<&'static SupportedProtocolVersion>, TlsError> {
     const OLD: u8 = 1;
     const TLS12: u8 = 2;
@@ -66,6 +67,9 @@ fn versions(
             let all = OLD | TLS12 | TLS13;
             chosen = (if index == 0 { all } else { chosen }) & !bits;
         } else {
+            if bits == OLD {
+                notes.push(format!("{setting}: \"{word}\" has no effect: TLS is 1.2 or 1.3 here"));
+            }
             chosen |= bits;
         }
     }
@@ -241,8 +245,10 @@ mod tests {
             ("sslv3", None),
             ("tlsv1.3,!tlsv1.3", None),
         ] {
-            let count = versions(("client_tls_protocols", value)).ok().map(|it| it.len());
+            let mut notes = Vec::new();
+            let count = versions(("client_tls_protocols", value), &mut notes).ok().map(|it| it.len());
             assert_eq!(count, expected, "{value}");
+            assert_eq!(notes.len(), value.matches("tlsv1.0").count() + value.matches("tlsv1.1").count());
         }
     }
 

@@ -24,6 +24,11 @@ mkdir -p /run/lock
 # Images of containers forbid that services start.
 rm -f /usr/sbin/policy-rc.d
 command -v sudo >/dev/null || install -m 755 /dev/stdin /usr/local/bin/sudo <<<'#!/bin/sh
+if [ "$1" = -u ]; then
+    user=$2
+    shift 2
+    exec setpriv --reuid="$user" --regid="$user" --init-groups "$@"
+fi
 exec "$@"'
 
 dpkg --no-triggers --force-confmiss --force-confold -i "$packages"/*.deb >/mnt/dpkg.log 2>&1 || { cat /mnt/dpkg.log; exit 1; }
