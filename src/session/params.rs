@@ -220,6 +220,13 @@ impl Parameters {
                 query.reset(name);
             }
         }
+        // A client from before these servers, which report more than those that it knew: others may have set it.
+        for (name, _) in server.reported.iter() {
+            let is_news = self.reported.value(name).is_none() && self.extra.value(name).is_none();
+            if is_news && is_settable(name) {
+                query.reset(name);
+            }
+        }
         query.finish()
     }
 
@@ -240,7 +247,7 @@ impl Parameters {
     }
 
     /// The server was just brought to the client's settings, so that what it reports now is what the client wants, in
-    /// PostgreSQL's own spelling: `ISO` has become `ISO, MDY`.
+    /// PostgreSQL's own spelling: `ISO` has become `ISO, MDY`. What it reports that the client did not know of is new.
     pub fn adopt(&mut self, server: &Self) {
         let spelled: Vec<_> = server
             .reported
@@ -253,6 +260,11 @@ impl Parameters {
                 "varcache_set_canonical: setting {name} to its canonical version {own} -> {value}"
             );
             Arc::make_mut(&mut self.reported).set(name, value);
+        }
+        for (name, value) in server.reported.iter() {
+            if self.reported.value(name).is_none() && self.extra.value(name).is_none() {
+                Arc::make_mut(&mut self.reported).set(name, value);
+            }
         }
     }
 
@@ -380,6 +392,18 @@ mod tests {
         assert_eq!(client.difference(&server).to_string(), "SET DateStyle='ISO';");
         client.adopt(&server);
         assert_eq!(client.query_for(&server), None);
+    }
+
+    #[test]
+    fn what_newer_servers_report_is_reset_for_a_client_from_before_them() {
+        let mut client = client(&[]);
+        let mut server = server();
+        Arc::make_mut(&mut server.reported).set("search_path", "somebody_elses");
+        Arc::make_mut(&mut server.reported).set("in_hot_standby", "off");
+        assert_eq!(client.query_for(&server).as_deref(), Some("RESET search_path; "));
+        Arc::make_mut(&mut server.reported).set("search_path", "public");
+        client.adopt(&server);
+        assert!(client.agrees_with(&server));
     }
 
     #[test]
