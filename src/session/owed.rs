@@ -317,11 +317,24 @@ impl Queue {
         self.due.iter().any(|it| it.reply == Reply::CopyEnd)
     }
 
-    /// The end of data that came first has been read.
+    /// The end of data that came first has been read, by the Query in front. In COPY mode it ignores a Sync.
     pub fn forget_copy_end(&mut self) {
+        self.forget_early_syncs();
         if let Some(end) = self.due.iter().position(|it| it.reply == Reply::CopyEnd) {
             self.due.remove(end);
         }
+    }
+
+    /// No Sync is awaited that went out behind the statement in front and before the end of its data.
+    pub fn forget_early_syncs(&mut self) {
+        let end = self.due.iter().position(|it| it.reply == Reply::CopyEnd).unwrap_or(self.due.len());
+        let mut place = 0;
+        let before = self.due.len();
+        self.due.retain(|it| {
+            place += 1;
+            it.reply != Reply::Sync || place == 1 || place > end
+        });
+        self.ends -= before - self.due.len();
     }
 
     /// True where a Sync went out after the statement that has begun to copy and before the end of its data: if

@@ -374,3 +374,19 @@ fn who_terminates_in_a_transaction_leaves_no_server_behind() {
         assert_eq!(pooler.app().value("SELECT 'next'"), "next");
     }
 }
+
+#[test]
+fn a_sync_that_copy_mode_ignores_keeps_no_server() {
+    let cluster = Cluster::shared();
+    let table = cluster.unique("sync_ahead");
+    cluster.connect("app", "app").query(&format!("CREATE TABLE {table} (n int)"));
+    let pooler = Setup::of(cluster).set("default_pool_size", "1").start();
+    for (data, answers) in [(b"1\n", "GCZ"), (b"x\n", "GEZ")] {
+        let mut client = pooler.app();
+        let begun = [query(&format!("COPY {table} FROM STDIN")), sync()].concat();
+        client.send(&[begun, copy_data(data), copy_done()].concat());
+        assert_eq!(tags(&client.ready()), answers);
+        assert_eq!(pooler.app().value("SELECT 'another'"), "another");
+        assert_eq!(client.value("SELECT 'the same'"), "the same");
+    }
+}

@@ -336,13 +336,14 @@ impl Relay {
     fn copy_in_failed(&mut self) {
         let Some(server) = &mut self.server else { return };
         server.copy_in = CopyIn::No;
-        if server.queue.front().is_some_and(|it| it.reply != Reply::Execute) {
-            return;
-        }
+        let executes = server.queue.front().is_none_or(|it| it.reply == Reply::Execute);
         if server.queue.has_early_sync() {
             // Read in COPY mode, it is ignored; read after the failure, it is answered.
             server.condemned = Some(CloseReason::Uncertain);
-            server.queue.drop_copy();
+            if executes { server.queue.drop_copy() } else { server.queue.forget_early_syncs() }
+        }
+        if !executes {
+            return;
         }
         server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);
         server.skipping |= server.queue.is_empty();

@@ -71,6 +71,24 @@ fn copy_in_and_out_with_and_without_errors() {
             ],
         ),
         (
+            "a sync sent ahead",
+            vec![
+                Send([into(), sync(), copy_data(b"1\ta\n"), copy_done()].concat()),
+                Until(b'Z'),
+                Send(query("SELECT 'after'")),
+                Until(b'Z'),
+            ],
+        ),
+        (
+            "a sync sent ahead of a broken line",
+            vec![
+                Send([into(), sync(), copy_data(b"x\n"), copy_done()].concat()),
+                Until(b'Z'),
+                Send(query("SELECT 'after'")),
+                Until(b'Z'),
+            ],
+        ),
+        (
             "flush and sync within",
             vec![
                 Send(into()),
