@@ -3,9 +3,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::DRAIN_LOOK_PERIOD;
 use super::process::{Phase, Process};
 use super::workers::{Crew, Open};
+use super::{DRAIN_LOOK_PERIOD, descriptors};
 use crate::net::TcpOptions;
 use crate::net::listen::{Listener, Place};
 use crate::stats::Disconnect;
@@ -15,14 +15,6 @@ const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often the log has it that clients can't be accepted.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
-
-const OUT_OF_DESCRIPTORS: &str =
-    ": raise the limit (LimitNOFILE of a systemd unit, ulimit -n) or lower max_client_conn";
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE].into_iter().any(|it| error.raw_os_error() == Some(it.raw_os_error()))
-}
 
 /// How long clients that are sent away at the end may take to hear of it.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -65,8 +57,11 @@ async fn accept(crew: &Crew, listener: &Listener) {
             error = accept_all(crew, listener) => {
                 if told.is_none_or(|it| it.elapsed() >= COMPLAINT_PERIOD) {
                     told = Some(Instant::now());
-                    let hint = if is_out_of_descriptors(&error) { OUT_OF_DESCRIPTORS } else { "" };
-                    tracing::warn!("cannot accept a client: {error}{hint}");
+                    if descriptors::were_lacking(&error) {
+                        tracing::warn!("cannot accept a client: {error}: {}", descriptors::ADVICE);
+                    } else {
+                        tracing::warn!("cannot accept a client: {error}");
+                    }
                 }
                 tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
             }

@@ -1,5 +1,8 @@
 //! How many file descriptors the system allows, beside how many there may be use for.
 
+use std::io;
+
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
@@ -7,6 +10,15 @@ use crate::ids::{PoolKey, UserName};
 
 /// Listening sockets, the log, rings and the like.
 const OTHERS: u64 = 64;
+
+/// What to do where there are too few.
+pub const ADVICE: &str =
+    "raise the limit (LimitNOFILE of a systemd unit, ulimit -n) or lower max_client_conn";
+
+/// Whether this failed for want of a descriptor.
+pub fn were_lacking(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE].into_iter().any(|it| error.raw_os_error() == Some(it.raw_os_error()))
+}
 
 /// Raises the limit where that is needed and allowed, and says in PgBouncer's words what it is (`check_limits` in
 /// src/main.c there); in a warning, where clients or servers may have to be refused for it.
@@ -26,9 +38,7 @@ pub fn see_to_limit(config: &Config) {
         show(maximum)
     );
     if limit.is_some_and(|it| it < wanted) {
-        tracing::warn!(
-            "{text}: raise the limit (LimitNOFILE of a systemd unit, ulimit -n) or lower max_client_conn"
-        );
+        tracing::warn!("{text}: {ADVICE}");
     } else {
         tracing::info!("{text}");
     }

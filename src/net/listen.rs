@@ -199,7 +199,7 @@ pub fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
     {
         return Err(error);
     }
-    if let Some(dir) = settings.unix_socket_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
+    if let Some(dir) = socket_directory(settings) {
         bound.push(bind_unix(&socket_path(dir, port), settings)?);
     }
     if bound.is_empty() {
@@ -216,24 +216,29 @@ pub fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
 /// Why [`bind`] could not make the unix socket: its place is not there, or its group is not known. Opens and changes
 /// nothing; TCP, and who else is there, is for [`bind`] to find.
 pub fn foresee(settings: &Settings) -> Vec<ListenError> {
-    let Some(directory) = settings.unix_socket_dir.as_ref().filter(|it| !it.as_os_str().is_empty()) else {
-        return Vec::new();
-    };
-    if directory.as_os_str().as_encoded_bytes().first() == Some(&b'@') {
-        return Vec::new();
-    }
-    takes_socket(directory, settings.listen_port)
-        .err()
-        .into_iter()
-        .chain(known_group(settings).err())
-        .collect()
+    let Some(directory) = socket_directory(settings).filter(|it| !is_abstract(it)) else { return Vec::new() };
+    let place = takes_socket(directory, settings.listen_port);
+    place.err().into_iter().chain(known_group(settings).err()).collect()
+}
+
+/// `unix_socket_dir`, where it is not switched off.
+fn socket_directory(settings: &Settings) -> Option<&Path> {
+    settings.unix_socket_dir.as_deref().filter(|it| !it.as_os_str().is_empty())
+}
+
+/// Whether a path leads to Linux's abstract sockets, which need no file.
+fn is_abstract(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().first() == Some(&b'@')
+}
+
+fn fits(path: &Path) -> Result<(), ListenError> {
+    let is_too_long = path.as_os_str().len() > UNIX_PATH_BYTES_MAX;
+    if is_too_long { Err(ListenError::TooLong { path: path.into() }) } else { Ok(()) }
 }
 
 fn takes_socket(directory: &Path, port: u16) -> Result<(), ListenError> {
-    let path = directory.join(format!(".s.PGSQL.{port}"));
-    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
-        return Err(ListenError::TooLong { path });
-    }
+    let path = socket_path(directory, port);
+    fits(&path)?;
     let refused = |source: rustix::io::Errno| ListenError::Refused {
         place: Place::Unix(path.clone()),
         step: "bind",
@@ -284,10 +289,8 @@ fn backlog(settings: &Settings) -> i32 {
 
 fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, ListenError> {
     let at = |step| move |source| ListenError::Refused { place: Place::Unix(path.into()), step, source };
-    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
-        return Err(ListenError::TooLong { path: path.into() });
-    }
-    let is_abstract = path.as_os_str().as_encoded_bytes().first() == Some(&b'@');
+    fits(path)?;
+    let is_abstract = is_abstract(path);
     if !is_abstract {
         remove_stale(path)?;
     }
@@ -567,7 +570,7 @@ impl Listener {
 /// Removes the file of a unix socket, if there is one.
 fn remove_file_of(place: &Place) {
     if let Place::Unix(path) = place
-        && path.as_os_str().as_encoded_bytes().first() != Some(&b'@')
+        && !is_abstract(path)
     {
         let _ = std::fs::remove_file(path);
     }

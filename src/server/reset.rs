@@ -34,7 +34,7 @@ async fn forget(mut conn: ServerConn, limit: Duration) -> Result<ServerConn, Que
         return Ok(conn);
     }
     conn = query::run(conn, &sql, limit).await?;
-    conn.session().has_no_extras();
+    conn.session().on_extras_reset();
     Ok(conn)
 }
 

@@ -300,9 +300,14 @@ impl Queue {
     /// COPY IN has ended well: the server has read everything up to the client's CopyDone, and in COPY mode it
     /// ignores Sync and Flush (`CopyGetData` in src/backend/commands/copyfromparse.c).
     pub fn on_copy_in_done(&mut self) {
-        if let Some(end) = self.due.iter().position(|it| it.reply == Reply::CopyEnd) {
+        if let Some(end) = self.copy_end() {
             self.drop_front(end + 1);
         }
+    }
+
+    /// Where the client has ended the data of the COPY that is first.
+    fn copy_end(&self) -> Option<usize> {
+        self.due.iter().position(|it| it.reply == Reply::CopyEnd)
     }
 
     /// True where the newest statement that is not answered yet is run by an Execute. One with a Query or a function
@@ -314,20 +319,20 @@ impl Queue {
 
     /// True where the client has ended the data of a COPY.
     pub fn has_copy_end(&self) -> bool {
-        self.due.iter().any(|it| it.reply == Reply::CopyEnd)
+        self.copy_end().is_some()
     }
 
     /// The end of data that came first has been read, by the Query in front. In COPY mode it ignores a Sync.
     pub fn forget_copy_end(&mut self) {
         self.forget_early_syncs();
-        if let Some(end) = self.due.iter().position(|it| it.reply == Reply::CopyEnd) {
+        if let Some(end) = self.copy_end() {
             self.due.remove(end);
         }
     }
 
     /// No Sync is awaited that went out behind the statement in front and before the end of its data.
     pub fn forget_early_syncs(&mut self) {
-        let end = self.due.iter().position(|it| it.reply == Reply::CopyEnd).unwrap_or(self.due.len());
+        let end = self.copy_end().unwrap_or(self.due.len());
         let mut place = 0;
         let before = self.due.len();
         self.due.retain(|it| {
@@ -345,8 +350,7 @@ impl Queue {
 
     /// The statement that failed in COPY mode and all that went out before the end of its data are over.
     pub fn drop_copy(&mut self) {
-        let end =
-            self.due.iter().position(|it| it.reply == Reply::CopyEnd).map_or(self.due.len(), |it| it + 1);
+        let end = self.copy_end().map_or(self.due.len(), |it| it + 1);
         self.drop_front(end);
     }
 

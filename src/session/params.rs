@@ -175,6 +175,10 @@ impl Parameters {
         client
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.reported.value(name).is_some() || self.extra.value(name).is_some()
+    }
+
     /// What a server does not report and has lost.
     pub fn forget(&mut self, gone: impl Fn(&str) -> bool) {
         if self.extra.iter().any(|(name, _)| gone(name)) {
@@ -222,8 +226,7 @@ impl Parameters {
         }
         // A client from before these servers, which report more than those that it knew: others may have set it.
         for (name, _) in server.reported.iter() {
-            let is_news = self.reported.value(name).is_none() && self.extra.value(name).is_none();
-            if is_news && is_settable(name) {
+            if !self.has(name) && is_settable(name) {
                 query.reset(name);
             }
         }
@@ -262,7 +265,7 @@ impl Parameters {
             Arc::make_mut(&mut self.reported).set(name, value);
         }
         for (name, value) in server.reported.iter() {
-            if self.reported.value(name).is_none() && self.extra.value(name).is_none() {
+            if !self.has(name) {
                 Arc::make_mut(&mut self.reported).set(name, value);
             }
         }

@@ -108,8 +108,8 @@ impl Server {
         self.parameters.extra.iter().map(kind).fold(Residue::NONE, Residue::union)
     }
 
-    /// They are gone.
-    pub fn has_no_extras(&mut self) {
+    /// A query of the pooler's own has reset them.
+    pub fn on_extras_reset(&mut self) {
         self.parameters.forget(|_| true);
     }
 
