@@ -58,7 +58,7 @@ rows! {
     server_lifetime = MAYBE_SECONDS, Live, Inherit; "Overrides `server_lifetime`."
     query_wait_timeout = MAYBE_SECONDS, Live, Inherit; "Overrides `query_wait_timeout`."
     load_balance_hosts = LOAD_BALANCE, Live; "With several hosts: `round-robin` uses each in turn, `disable` stays with one until a connect to it fails."
-    connect_query = MAYBE_TEXT, Live; "Query to run on each new server connection; its errors are only logged."
+    connect_query = MAYBE_TEXT, Live; "Query to run on each new server connection, and again when one was cleaned of what a client left behind; its errors are only logged."
     client_encoding = MAYBE_TEXT, Live; "`client_encoding` that new servers start with."
     datestyle = MAYBE_TEXT, Live; "`DateStyle` that new servers start with."
     timezone = MAYBE_TEXT, Live; "`TimeZone` that new servers start with."
