@@ -59,7 +59,7 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     worker.pulse.keep();
     let entry = Arc::clone(seat.entry());
     let lobby = process.lobby(&entry);
-    let early = if lobby.receives_early() { received_early(&stream) } else { BytesMut::new() };
+    let early = received_early(&stream);
     let stream = match stream.attach() {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!("cannot take a client over: {error}"),

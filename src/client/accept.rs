@@ -99,9 +99,7 @@ struct Asked {
 }
 
 async fn negotiate(line: &mut Line, door: &Door<'_>) -> Result<Greeting, End> {
-    // Where there is no TLS to begin with, the byte need not be looked at where it lies.
-    let may_begin_with_tls = offers_tls(line, door)? && !line.has_input();
-    if may_begin_with_tls && line.stream()?.peek_first_byte().await? == Some(TLS_HANDSHAKE) {
+    if line.first_byte().await? == TLS_HANDSHAKE && offers_tls(line, door)? {
         Box::pin(secure(line, door)).await?;
         if !line.stream()?.tls_info().is_some_and(|tls| tls.alpn) {
             return Err(End::NoAlpn);
@@ -168,7 +166,7 @@ fn unexpected((major, minor): (u16, u16)) -> End {
 }
 
 async fn secure(line: &mut Line, door: &Door<'_>) -> Result<(), End> {
-    let plain = line.take_out()?;
-    line.put_back(door.handshakes.accept(plain, Arc::clone(door.tls)).await?);
+    let (plain, received) = (line.take_out()?, line.take_input());
+    line.put_back(door.handshakes.accept(plain, &received, Arc::clone(door.tls)).await?);
     Ok(())
 }

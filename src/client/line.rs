@@ -1,7 +1,7 @@
 //! A client's connection before its session: whole packets in, whole packets out.
 //!
 //! Owns the read buffer until the session takes it over, and the way a client is turned away. Every read is bounded
-//! by the largest packet that may come at that point, and nothing is read beyond need while TLS may still begin.
+//! by the largest packet that may come at that point. What has come when TLS begins is the handshake's, or a fault.
 
 use std::fmt;
 use std::io;
@@ -161,6 +161,21 @@ impl Line {
     /// Messages put here go out with the next [`Self::flush`].
     pub(super) fn output(&mut self) -> &mut BytesMut {
         &mut self.output
+    }
+
+    /// What has come and nobody has read, for whoever reads it from now on.
+    pub(super) fn take_input(&mut self) -> BytesMut {
+        std::mem::take(&mut self.input)
+    }
+
+    /// The first byte that comes; it stays to be read. Tells direct TLS from a start-up packet. Cancel safe.
+    pub(super) async fn first_byte(&mut self) -> Result<u8, End> {
+        loop {
+            match self.input.first() {
+                Some(byte) => return Ok(*byte),
+                None => self.read(1).await?,
+            }
+        }
     }
 
     /// Sends what [`Self::output`] holds. Not cancel safe.

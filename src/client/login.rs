@@ -83,12 +83,6 @@ pub struct Lobby<H> {
 }
 
 impl<H: House> Lobby<H> {
-    /// Whether bytes may be taken off a new connection before it is known what they are: none may where its TLS
-    /// handshake may come first.
-    pub fn receives_early(&self) -> bool {
-        !self.tls.load().clients.is_offered()
-    }
-
     /// Takes a new connection from `peer`, of which `early` has been received, to where it can be served, or to its
     /// end. Not cancel safe.
     ///

@@ -98,11 +98,17 @@ impl Handshakes {
     }
 
     /// Does a client's handshake. Its messages are received and sent by the caller's runtime, which hears of the socket
-    /// already; only the arithmetic changes threads. Not cancel safe: dropping the future closes the connection.
+    /// already; only the arithmetic changes threads. Its first bytes may have been `received`. Not cancel safe: dropping
+    /// the future closes the connection.
     ///
     /// Errors: as [`ClientSide::accept_by`](super::tls::ClientSide::accept_by).
-    pub async fn accept(&self, stream: Stream, tls: Arc<Tls>) -> Result<Stream, HandshakeError> {
-        tls.clients.accept_by(self, stream).await
+    pub async fn accept(
+        &self,
+        stream: Stream,
+        received: &[u8],
+        tls: Arc<Tls>,
+    ) -> Result<Stream, HandshakeError> {
+        tls.clients.accept_by(self, stream, received).await
     }
 
     /// Does a handshake with a server; the stream comes back bound to the caller's runtime. Not cancel safe:

@@ -196,11 +196,26 @@ impl Socket {
         }
     }
 
-    /// Ready when there is something to read, or the end; for sockets that are idle.
+    /// Ready when there is something to read, or the end, or an error: that shows when it is read. For sockets that are
+    /// idle: it costs a system call only when the reactor says that the socket has turned readable.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Ring(socket) => socket.poll_readable(cx),
-            socket => socket.poll_peek(cx, &mut [0]).map(drop),
+        loop {
+            let seen = match self {
+                Self::Tcp(socket) => {
+                    let Ok(()) = ready!(socket.poll_read_ready(cx)) else { return Poll::Ready(()) };
+                    socket.try_io(Interest::READABLE, || peek(&*socket))
+                }
+                Self::Unix(socket) => {
+                    let Ok(()) = ready!(socket.poll_read_ready(cx)) else { return Poll::Ready(()) };
+                    socket.try_io(Interest::READABLE, || peek(&*socket))
+                }
+                Self::Ring(socket) => return socket.poll_readable(cx),
+            };
+            match seen {
+                // The readiness was stale; `try_io` has cleared it, and the next round registers the waker.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return Poll::Ready(()),
+            }
         }
     }
 
@@ -215,34 +230,12 @@ impl Socket {
             socket.calm();
         }
     }
-
-    /// Ready with the number of bytes seen, of which 0 means the end, without taking them off the socket. Costs a
-    /// system call only when the reactor says that the socket has turned readable.
-    pub(super) fn poll_peek(&self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let seen = match self {
-                Self::Tcp(socket) => {
-                    ready!(socket.poll_read_ready(cx))?;
-                    socket.try_io(Interest::READABLE, || peek(socket, bytes))
-                }
-                Self::Unix(socket) => {
-                    ready!(socket.poll_read_ready(cx))?;
-                    socket.try_io(Interest::READABLE, || peek(socket, bytes))
-                }
-                Self::Ring(socket) => return socket.poll_peek(cx, bytes),
-            };
-            match seen {
-                // The readiness was stale; `try_io` has cleared it, and the next round registers the waker.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                seen => return Poll::Ready(seen),
-            }
-        }
-    }
 }
 
-fn peek(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<usize> {
-    let (count, _) = rustix::net::recv(socket, bytes, RecvFlags::PEEK)?;
-    Ok(count)
+/// Whether there is something to read, or the end.
+fn peek(socket: impl AsFd) -> io::Result<()> {
+    rustix::net::recv(socket, &mut [0], RecvFlags::PEEK)?;
+    Ok(())
 }
 
 impl AsyncRead for Socket {

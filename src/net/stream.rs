@@ -7,7 +7,6 @@
 //! plain stream a flush costs nothing.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -266,24 +265,7 @@ impl Stream {
     /// Waits for [`Self::poll_readable`]. Cancel safe.
     #[cfg(test)]
     pub(crate) async fn readable(&mut self) {
-        poll_fn(|cx| self.poll_readable(cx)).await;
-    }
-
-    /// The first byte that arrives, left where it is; `None` at the end. Tells direct TLS (0x16) from a start-up
-    /// packet. Cancel safe.
-    ///
-    /// Errors: the connection is gone.
-    pub async fn peek_first_byte(&mut self) -> io::Result<Option<u8>> {
-        poll_fn(|cx| {
-            let mut byte = [0];
-            let count = match &mut self.0 {
-                Kind::Plain(socket) => ready!(socket.poll_peek(cx, &mut byte))?,
-                Kind::Accepted(tls) => return tls.poll_first(cx).map(Ok),
-                Kind::Connected(tls) => first_of(ready!(Pin::new(&mut **tls).poll_fill_buf(cx))?, &mut byte),
-            };
-            Poll::Ready(Ok((count > 0).then_some(byte[0])))
-        })
-        .await
+        std::future::poll_fn(|cx| self.poll_readable(cx)).await;
     }
 
     /// Sends what the system takes at once, without asking the reactor, which does not know of a new socket yet that it
@@ -294,12 +276,6 @@ impl Stream {
             Kind::Accepted(_) | Kind::Connected(_) => 0,
         }
     }
-}
-
-fn first_of(bytes: &[u8], byte: &mut [u8; 1]) -> usize {
-    let count = bytes.len().min(1);
-    byte[..count].copy_from_slice(&bytes[..count]);
-    count
 }
 
 /// Whether bytes have been decrypted that nobody has read yet.

@@ -258,7 +258,7 @@ pub struct Seen {
 pub async fn serve(lobby: &Lobby<Fake>, stream: Stream) -> Result<Entered, End> {
     let peer = stream.peer_addr()?;
     let (stream, mut bytes) = (stream.detach()?, [0; READ_BYTES]);
-    let count = if lobby.receives_early() { stream.receive_now(&mut bytes) } else { 0 };
+    let count = stream.receive_now(&mut bytes);
     match lobby.admit(stream.attach()?, BytesMut::from(&bytes[..count]), peer).await? {
         Admitted::Cancel { key, .. } => Ok(Entered::Cancel(key)),
         Admitted::Client(client) => {

@@ -157,15 +157,6 @@ impl RingSocket {
         }
     }
 
-    /// Ready with the number of bytes seen, of which 0 means the end, without taking them off the socket.
-    pub fn poll_peek(&self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
-        let polled = self.on_own_ring(|reactor, place| reactor.poll_peek(place, cx, out));
-        match polled {
-            Some(polled) => polled,
-            None => never_waiting(slot::peek_now(self.foreign()?.as_fd(), out)),
-        }
-    }
-
     /// Ready when all that was taken to be sent is with the kernel, or never can be.
     pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.on_own_ring(|reactor, place| reactor.poll_sent(place.index, cx)).unwrap_or(Poll::Ready(()))

@@ -470,24 +470,6 @@ fn completions_for_which_there_is_no_room_are_brought_later() {
 }
 
 #[test]
-fn a_peek_leaves_the_bytes_where_they_are() {
-    on_ring(async {
-        let (mut ours, mut theirs) = pair();
-        let late = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(10));
-            theirs.write_all(b"abc").unwrap();
-            theirs
-        });
-        let mut first = [0];
-        assert_eq!(poll_fn(|cx| ours.poll_peek(cx, &mut first)).await.unwrap(), 1);
-        let mut all = [0; 3];
-        ours.read_exact(&mut all).await.unwrap();
-        assert_eq!((&first, &all), (b"a", b"abc"));
-        drop(late.join().unwrap());
-    });
-}
-
-#[test]
 fn a_listening_socket_hears_of_everybody_and_is_closed_when_it_is_dropped() {
     on_ring(async {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

@@ -99,28 +99,29 @@ impl Accepted {
     /// Errors: as [`Self::accept_by`].
     #[cfg(test)]
     pub(super) async fn accept(config: Arc<ServerConfig>, socket: Socket) -> io::Result<Self> {
-        let mut stream = Self::new(config, socket)?;
+        let mut stream = Self::begin(config, socket, &[]).await?;
         loop {
-            stream.hear().await?;
             let reached = stream.advance(Want::Nothing);
             if stream.answer(reached).await? {
                 return Ok(stream);
             }
+            stream.hear().await?;
         }
     }
 
-    /// The handshake; what costs more than a query does is done by these threads. Not cancel safe.
+    /// The handshake, of which these bytes have been `received`; what costs more than a query does is done by these
+    /// threads. Not cancel safe.
     ///
     /// Errors: the client is not accepted, and was told so; or the connection is gone, or the process is ending.
     pub(super) async fn accept_by(
         threads: &Handshakes,
         config: Arc<ServerConfig>,
         socket: Socket,
+        received: &[u8],
     ) -> Result<Self, HandshakeError> {
-        let mut stream = Self::new(config, socket)?;
+        let mut stream = Self::begin(config, socket, received).await?;
         let mut is_first = true;
         loop {
-            stream.hear().await?;
             let reached = if std::mem::take(&mut is_first) || stream.is_costly() {
                 // The socket stays: it is this thread that hears of it.
                 let socket = stream.slot.0.take();
@@ -138,6 +139,7 @@ impl Accepted {
             if stream.answer(reached).await? {
                 return Ok(stream);
             }
+            stream.hear().await?;
         }
     }
 
@@ -148,8 +150,9 @@ impl Accepted {
             || self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_2)
     }
 
-    fn new(config: Arc<ServerConfig>, socket: Socket) -> io::Result<Self> {
-        Ok(Self {
+    /// A handshake of which something is there: these bytes, or what comes.
+    async fn begin(config: Arc<ServerConfig>, socket: Socket, received: &[u8]) -> io::Result<Self> {
+        let mut stream = Self {
             slot: Slot(Some(socket)),
             tls: UnbufferedServerConnection::new(config).map_err(io::Error::other)?,
             incoming: Vec::new(),
@@ -159,7 +162,14 @@ impl Accepted {
             outgoing: Vec::new(),
             sent: 0,
             end: End::None,
-        })
+        };
+        if received.is_empty() {
+            stream.hear().await?;
+        } else {
+            stream.incoming = FREE.with(|free| free.take(BUFFER_BYTES_START.max(received.len())));
+            stream.incoming.extend_from_slice(received);
+        }
+        Ok(stream)
     }
 
     /// Waits for more of the handshake.
@@ -211,12 +221,6 @@ impl Accepted {
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
-    }
-
-    /// The first byte that can be read, left where it is; `None` at the end.
-    pub(in crate::net) fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Option<u8>> {
-        ready!(self.poll_readable(cx));
-        Poll::Ready(self.plain.get(self.read).copied())
     }
 
     fn has_plain(&self) -> bool {

@@ -101,14 +101,20 @@ impl ClientSide {
         Ok(Stream::accepted(Accepted::accept(Arc::clone(config), socket).await?))
     }
 
-    /// The handshake; its arithmetic is done by these threads. Not cancel safe.
+    /// The handshake, of which these bytes have been `received`; its arithmetic is done by these threads. Not cancel
+    /// safe.
     ///
     /// Errors: TLS is off, the client's certificate is not good enough, it speaks no TLS that we allow, or the process
     /// is ending.
-    pub async fn accept_by(&self, threads: &Handshakes, stream: Stream) -> Result<Stream, HandshakeError> {
+    pub async fn accept_by(
+        &self,
+        threads: &Handshakes,
+        stream: Stream,
+        received: &[u8],
+    ) -> Result<Stream, HandshakeError> {
         let config = self.config.as_ref().ok_or(HandshakeError::Off)?;
         let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
-        Ok(Stream::accepted(Accepted::accept_by(threads, Arc::clone(config), socket).await?))
+        Ok(Stream::accepted(Accepted::accept_by(threads, Arc::clone(config), socket, received).await?))
     }
 }
 

@@ -157,36 +157,6 @@ impl Reactor {
         Poll::Pending
     }
 
-    /// Ready with the bytes seen, of which 0 means the end; they stay where they are.
-    pub(in crate::net::ring) fn poll_peek(
-        &mut self,
-        place: Place<'_>,
-        cx: &mut Context<'_>,
-        out: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let Place { index, fd } = place;
-        let slot = &mut self.slots[index as usize];
-        match &slot.input {
-            Input::Held { buffer, range, .. } => {
-                let count = range.len().min(out.len());
-                out[..count].copy_from_slice(self.kernel.received(buffer, range.start..range.start + count));
-                return Poll::Ready(Ok(count));
-            }
-            Input::End => return Poll::Ready(Ok(0)),
-            Input::Broken(error) => return Poll::Ready(Err((*error).into())),
-            Input::Nothing | Input::InSocket => {}
-        }
-        match peek_now(fd, out) {
-            Err(Errno::AGAIN | Errno::INTR) => {
-                slot.input = Input::Nothing;
-                wait_in(&mut slot.reader, cx);
-                self.poll(index, Operation::Readable);
-                Poll::Pending
-            }
-            seen => Poll::Ready(seen.map_err(io::Error::from)),
-        }
-    }
-
     /// Ready when somebody may have come to a listening socket.
     pub(in crate::net::ring) fn poll_arrival(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<()> {
         let slot = &mut self.slots[index as usize];
