@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::derive::Derivation;
 use super::md5::Md5Hash;
@@ -169,10 +169,10 @@ impl PartialEq for Verifier {
 
 /// A key of 32 bytes in base64.
 pub(super) fn key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
-    let mut bytes = BASE64_STANDARD.decode(text).ok()?;
-    let key = <[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new);
-    bytes.zeroize();
-    key
+    // The decoder asks for room for whole groups: 44 characters may be 33 bytes.
+    let mut bytes = Zeroizing::new([0; 33]);
+    let count = BASE64_STANDARD.decode_slice(text, &mut *bytes).ok()?;
+    <[u8; 32]>::try_from(&bytes[..count]).ok().map(Zeroizing::new)
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ impl<C: Connection> Clone for Whom<C> {
 
 /// The keys of all clients.
 pub struct Registry<C: Connection = ServerConn> {
-    owners: DashMap<u64, Owner<C>>,
+    owners: DashMap<u64, Owner<C>, foldhash::fast::RandomState>,
     /// With random keys of its own: the time that a lookup takes says nothing about a secret.
     hasher: RandomState,
     /// Our own number among processes that share a port; 0 where there are no others.
@@ -162,7 +162,7 @@ impl<C: Connection> Registry<C> {
     /// No keys yet. `peer`: our own number among processes that share a port.
     pub fn new(peer: Option<PeerId>) -> Arc<Self> {
         Arc::new(Self {
-            owners: DashMap::new(),
+            owners: DashMap::default(),
             hasher: RandomState::new(),
             peer: AtomicU16::new(peer.map_or(0, |it| it.0)),
             turns: Semaphore::new(CANCELS_AT_ONCE_MAX),

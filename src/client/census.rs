@@ -4,11 +4,13 @@
 //! the client has it and given back when its [`Seat`] is dropped, so that a limit is not exceeded even for an
 //! instant. Only who has logged in counts for a database or a user: else anybody could fill them up.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use crate::ids::{DatabaseName, UserName};
@@ -101,7 +103,7 @@ impl Drop for Seat {
 }
 
 /// Counts by name; a name that nobody has takes no room.
-struct Tally<Name>(Mutex<HashMap<Name, usize>>);
+struct Tally<Name>(Mutex<HashMap<Name, Cell<usize>, RandomState>>);
 
 impl<Name> Default for Tally<Name> {
     fn default() -> Self {
@@ -113,18 +115,22 @@ impl<Name: Clone + Eq + Hash> Tally<Name> {
     /// Returns the name as all those hold it who have entered, so that its text is there once.
     fn enter(&self, name: &Name, limit: Limit) -> Option<Name> {
         let mut counts = self.0.lock();
-        let known = counts.get_key_value(name).map(|(name, count)| (name.clone(), *count));
-        let (name, count) = known.unwrap_or_else(|| (name.clone(), 0));
-        limit.allows(count + 1).then(|| {
-            counts.insert(name.clone(), count + 1);
-            name
-        })
+        match counts.get_key_value(name) {
+            Some((name, count)) => limit.allows(count.get() + 1).then(|| {
+                count.update(|it| it + 1);
+                name.clone()
+            }),
+            None => limit.allows(1).then(|| {
+                counts.insert(name.clone(), Cell::new(1));
+                name.clone()
+            }),
+        }
     }
 
     fn leave(&self, name: &Name) {
         let mut counts = self.0.lock();
-        match counts.get_mut(name) {
-            Some(count) if *count > 1 => *count -= 1,
+        match counts.get(name) {
+            Some(count) if count.get() > 1 => count.update(|it| it - 1),
             Some(_) => drop(counts.remove(name)),
             None => {}
         }
@@ -132,7 +138,7 @@ impl<Name: Clone + Eq + Hash> Tally<Name> {
 
     #[cfg(test)]
     fn count(&self, name: &Name) -> usize {
-        self.0.lock().get(name).copied().unwrap_or(0)
+        self.0.lock().get(name).map_or(0, Cell::get)
     }
 }
 

@@ -23,6 +23,9 @@ use crate::wire::{self, Header};
 /// Bytes asked of the system at once. A start-up packet or a password rarely has more.
 pub const READ_BYTES: usize = 1024;
 
+/// Room for what is said to a client up to its first ReadyForQuery, as a rule.
+const OUTPUT_BYTES: usize = 512;
+
 /// What a client may send before it has been welcomed, as far as that is read.
 const EARLY_BYTES_MAX: usize = 16 * 1024;
 
@@ -123,7 +126,7 @@ pub struct Line {
 impl Line {
     /// A connection on which nothing has been said but `early`.
     pub fn new(stream: Stream, early: BytesMut, peer: Address) -> Self {
-        let (heard, output) = (!early.is_empty(), BytesMut::new());
+        let (heard, output) = (!early.is_empty(), BytesMut::with_capacity(OUTPUT_BYTES));
         Self { stream: Some(stream), peer, input: early, output, heard, since: Instant::now() }
     }
 
@@ -180,13 +183,15 @@ impl Line {
 
     /// Sends what [`Self::output`] holds. Not cancel safe.
     pub(super) async fn flush(&mut self) -> Result<(), End> {
-        let output = std::mem::take(&mut self.output);
-        let stream = self.stream()?;
-        let rest = &output[stream.send_now(&output)..];
+        let Self { stream: Some(stream), output, .. } = self else {
+            return Err(End::Io(io::ErrorKind::NotConnected.into()));
+        };
+        let rest = &output[stream.send_now(output)..];
         if !rest.is_empty() {
             stream.write_all(rest).await?;
             stream.flush().await?;
         }
+        output.clear();
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 use crate::sql::residue::Residue;
 
@@ -100,7 +101,7 @@ impl Registry {
 #[derive(Debug, Default)]
 pub struct Names(Option<Box<Meanings>>);
 
-type Meanings = HashMap<Box<[u8]>, Arc<Statement>>;
+type Meanings = HashMap<Box<[u8]>, Arc<Statement>, RandomState>;
 
 /// What a name meant before it was given another meaning or none.
 #[derive(Debug)]
@@ -172,7 +173,7 @@ struct Held {
 /// The statements that one server has prepared.
 #[derive(Debug, Default)]
 pub struct Shelf {
-    held: HashMap<u64, Held>,
+    held: HashMap<u64, Held, RandomState>,
     /// Counts uses; the lowest stamp is the least recently used.
     clock: u64,
 }

@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use super::{Address, Replication};
@@ -459,8 +460,8 @@ impl ServerEntry {
 /// Everybody who is connected.
 #[derive(Debug)]
 pub struct Roster {
-    clients: DashMap<ClientId, Arc<ClientEntry>>,
-    servers: DashMap<ServerId, Arc<ServerEntry>>,
+    clients: DashMap<ClientId, Arc<ClientEntry>, RandomState>,
+    servers: DashMap<ServerId, Arc<ServerEntry>, RandomState>,
     client_count: AtomicUsize,
     server_count: AtomicUsize,
     start: Instant,
@@ -471,8 +472,8 @@ impl Roster {
     /// Nobody. `now` and `wall` are the same moment: that of the start of the process.
     pub fn new(now: Instant, wall: SystemTime) -> Arc<Self> {
         Arc::new(Self {
-            clients: DashMap::new(),
-            servers: DashMap::new(),
+            clients: DashMap::default(),
+            servers: DashMap::default(),
             client_count: AtomicUsize::new(0),
             server_count: AtomicUsize::new(0),
             start: now,

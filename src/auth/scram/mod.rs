@@ -105,9 +105,11 @@ impl ServerExchange {
         server_nonce: &str,
     ) -> Result<(Self, String), ScramError> {
         let first = ClientFirst::parse(client_first)?;
-        let nonce = format!("{}{server_nonce}", first.nonce);
-        let server_first = format!("r={nonce},s={},i={iterations}", BASE64_STANDARD.encode(salt));
-        let transcript = format!("{},{server_first}", first.bare);
+        // Joined and not formatted: a login has five such texts.
+        let nonce = [first.nonce, server_nonce].concat();
+        let (salt, iterations) = (BASE64_STANDARD.encode(salt), iterations.to_string());
+        let server_first = ["r=", &nonce, ",s=", &salt, ",i=", &iterations].concat();
+        let transcript = [first.bare, ",", &server_first].concat();
         Ok((Self { gs2_header: first.gs2_header, nonce, transcript }, server_first))
     }
 
@@ -120,7 +122,8 @@ impl ServerExchange {
         if last.channel_binding != BASE64_STANDARD.encode(self.gs2_header) {
             return Err(ScramError::ChannelBindingMismatch);
         }
-        Ok(Proof { proof: last.proof, auth_message: format!("{},{}", self.transcript, last.without_proof) })
+        let auth_message = [&self.transcript, ",", last.without_proof].concat();
+        Ok(Proof { proof: last.proof, auth_message })
     }
 }
 
@@ -142,7 +145,7 @@ impl Proof {
             return Err(ScramError::Proof);
         }
         let signature = hmac_sha256(server_key, self.auth_message.as_bytes());
-        Ok((keys, format!("v={}", BASE64_STANDARD.encode(signature))))
+        Ok((keys, ["v=", &BASE64_STANDARD.encode(signature)].concat()))
     }
 }
 
