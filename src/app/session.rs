@@ -60,10 +60,12 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     let entry = Arc::clone(seat.entry());
     let lobby = process.lobby(&entry);
     let early = received_early(&stream);
-    let stream = match stream.attach() {
+    let mut stream = match stream.attach() {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!("cannot take a client over: {error}"),
     };
+    // A login is one, too: its messages go with the worker's turns.
+    stream.begin_conversation();
     let admission = Served::stranger(&entry).during(Box::pin(lobby.admit(stream, early, peer)));
     let admitted = unless_suspended(&process, &entry, admission).await;
     drop(lobby);
@@ -271,7 +273,9 @@ async fn console(
         entry: Arc::clone(&entry),
         passer: None,
     };
-    let Ok(Welcomed { stream, input, seat: _seat }) = client.greet().await else { return };
+    let Ok(Welcomed { mut stream, input, seat: _seat }) = client.greet().await else { return };
+    // Rows that come with a socket go past the stream, which must not keep anything back.
+    stream.end_conversation();
     let is_ours = stream.peer_credentials().is_some_and(|it| it.uid == rustix::process::getuid().as_raw());
     let passer = if is_ours && role == ConsoleRole::Admin { stream.passer().ok().flatten() } else { None };
     if let Err(error) = admin::serve(admin, stream, input, admin::Session { passer, ..session }).await {

@@ -20,8 +20,11 @@ use crate::wire::limits::PASSWORD_BYTES_MAX;
 use crate::wire::startup::First;
 use crate::wire::{self, Header};
 
-/// Bytes asked of the system at once. A start-up packet or a password rarely has more.
+/// Bytes taken off a connection that was just accepted. A start-up packet rarely has more.
 pub const READ_BYTES: usize = 1024;
+
+/// Room to receive into: with less a ring does not receive ahead.
+const ROOM_BYTES: usize = 4 * 1024;
 
 /// Room for what is said to a client up to its first ReadyForQuery, as a rule.
 const OUTPUT_BYTES: usize = 512;
@@ -249,7 +252,7 @@ impl Line {
     /// Reads once, with room for `wanted` bytes in all.
     async fn read(&mut self, wanted: usize) -> Result<(), End> {
         let missing = wanted.saturating_sub(self.input.len());
-        self.input.reserve(missing.max(READ_BYTES));
+        self.input.reserve(missing.max(ROOM_BYTES));
         let Self { stream: Some(stream), input, .. } = self else {
             return Err(End::Io(io::ErrorKind::NotConnected.into()));
         };

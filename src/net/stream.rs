@@ -233,6 +233,13 @@ impl Stream {
         }
     }
 
+    /// A conversation ends and the stream stays: from now on what is written goes out at once.
+    pub fn end_conversation(&mut self) {
+        if let Some(socket) = self.socket_mut() {
+            socket.calm();
+        }
+    }
+
     /// Ready when all that was written and flushed is with the kernel, or never can be: before that, closing the
     /// stream may lose it.
     pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
