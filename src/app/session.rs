@@ -395,8 +395,8 @@ async fn begin(
     key: &PoolKey,
 ) -> Option<Conversation> {
     let Newcomer { entry, place, participant, mut client } = newcomer;
-    process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
+    process.origins.remember(key, client.credentials.clone());
     // Its password was good: one that waits for the first server is listed as waiting, as in PgBouncer.
     announce(&worker, &entry, &client, pool.key());
     let outset = match client.replication.clone() {
