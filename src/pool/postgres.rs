@@ -105,6 +105,8 @@ impl Lease<Resetting> {
     }
 
     async fn give_back_after(self, clean: impl AsyncFnOnce(ServerConn) -> Result<ServerConn, QueryError>) {
+        // A late one for the client before would hit the cleaning, and cost the connection.
+        self.cancelled().await;
         let cleaned = self.converse(async |conn| clean(conn).await.map(|conn| (conn, ()))).await;
         if let Ok((lease, ())) = cleaned {
             lease.pool().stats().cell(lease.home).reset();
