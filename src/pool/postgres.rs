@@ -156,7 +156,6 @@ mod tests {
                 tls: None,
                 host: String::new(),
                 created: Instant::now(),
-                last_used: Instant::now(),
                 home: worker.unwrap_or(WorkerId(0)),
             };
             task.opened(conn, Instant::now());
