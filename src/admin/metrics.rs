@@ -14,8 +14,8 @@ use std::time::SystemTime;
 use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::View;
 use super::show::{self, PoolCounts};
+use super::{Activity, View};
 use crate::config::PoolMode;
 use crate::ids::PoolKey;
 use crate::stats::{BOUNDS_US, ClientState, Field, ServerState, Snapshot, Totals};
@@ -32,6 +32,7 @@ pub(super) fn render(view: &View) -> String {
     lists(&recorder, view);
     databases(&recorder, view);
     pools(&recorder, view);
+    prepared(&recorder, view);
     database_stats(&recorder, &mut text, view);
     pool_stats(&recorder, &mut text, view);
     recorder.handle().render() + &text.finish()
@@ -101,6 +102,13 @@ fn process(recorder: &PrometheusRecorder, view: &View) {
         "Worker threads that share the clients at present.",
         &[],
         f64::from(view.workers_at_work),
+    );
+    gauge(
+        recorder,
+        "pgweir_paused",
+        "1 during PAUSE and SUSPEND of all databases.",
+        &[],
+        f64::from(u8::from(view.activity != Activity::Active)),
     );
     for certificate in &view.certificates {
         gauge(
@@ -237,6 +245,20 @@ fn pools(recorder: &PrometheusRecorder, view: &View) {
         if settings.mode == PoolMode::Session {
             gauge(recorder, "pgweir_pool_session_mode", "1 for pools in session mode.", &of, 1.0);
         }
+    }
+}
+
+/// The names that clients have given to prepared statements: nothing limits them.
+fn prepared(recorder: &PrometheusRecorder, view: &View) {
+    const HELP: &str = "Names of prepared statements that the pool's clients have.";
+    let mut counts: BTreeMap<_, u64> = BTreeMap::new();
+    for client in view.roster.clients() {
+        let Some(login) = client.login() else { continue };
+        *counts.entry(login.pool.clone()).or_default() += u64::from(client.prepared());
+    }
+    for (PoolKey { database, user }, count) in &counts {
+        let of = [("database", database.as_str()), ("user", user.as_str())];
+        gauge(recorder, "pgweir_client_prepared_statements", HELP, &of, float(*count));
     }
 }
 

@@ -212,7 +212,7 @@ pub trait Source: Send + Sync {
     fn names(&self) -> Names;
     /// Whether the pooler works.
     fn activity(&self) -> Activity;
-    /// Whether new clients are welcome; else why not (shutting down, no listener).
+    /// Whether new clients are welcome; else why not. They are while all is paused, to wait.
     fn ready(&self) -> Result<(), String>;
     /// All sockets, one by one. To be called on a worker.
     fn sockets(self: Arc<Self>, audience: Audience) -> mpsc::Receiver<SocketRow>;

@@ -1,6 +1,9 @@
 //! Accepts clients and spreads them over the workers, until the process is to end.
 
+use std::future::{Future as _, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::process::{Phase, Process};
@@ -69,12 +72,19 @@ async fn accept(crew: &Crew, listener: &Listener) {
     }
 }
 
-/// Accepts one client after the other, as long as that goes well.
+/// Accepts one client after the other, as long as that goes well and nothing is suspended.
 async fn accept_all(crew: &Crew, listener: &Listener) -> io::Error {
+    let suspension = crew.process().pools.suspension();
     loop {
         let options = TcpOptions::of(&crew.process().config.load().settings);
-        match listener.accept(&options).await {
-            Ok(accepted) => crew.receive(accepted),
+        let mut accepting = pin!(listener.accept(&options));
+        // Who is accepted takes part at once: SUSPEND waits for its login, which a next process would know nothing of.
+        let accepted = poll_fn(|cx| match suspension.try_join() {
+            None => Poll::Pending,
+            Some(participant) => accepting.as_mut().poll(cx).map_ok(|accepted| (accepted, participant)),
+        });
+        match accepted.await {
+            Ok((accepted, participant)) => crew.receive(accepted, participant),
             Err(error) => return error,
         }
     }

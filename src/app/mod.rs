@@ -46,7 +46,8 @@ use signals::Signals;
 use succession::Predecessor;
 use workers::Workers;
 
-/// How often statements that nobody knows any longer are forgotten.
+/// How often statements that nobody knows any longer are forgotten, and what is known of pools that are gone. A start
+/// that takes over another process's clients enters their pools long before the first time.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);
 
 /// How often to look whether so many clients have left that their memory is to be given back.
@@ -322,13 +323,14 @@ async fn tend(process: Arc<Process>, admin: Arc<Admin>) {
     let mut tides = tokio::time::interval(TIDE_PERIOD);
     let mut tide = memory::Tide::default();
     turns.reset();
+    sweeps.reset();
     let pools = process.pools.tend();
     tokio::pin!(pools);
     loop {
         tokio::select! {
             () = &mut pools => return,
             _ = turns.tick() => admin.turn_stats(std::time::Instant::now()),
-            _ = sweeps.tick() => process.registry.sweep(),
+            _ = sweeps.tick() => process.sweep(),
             _ = tides.tick() => {
                 tide.observe(process.roster.client_count(), || process.shrink());
                 if turns.period() != stats_period() {

@@ -30,7 +30,7 @@ pub struct Origin {
     rotation: Rotation,
 }
 
-/// The same of all pools.
+/// The same of all pools: those that are in use, for the pool is entered before anything is remembered of it.
 #[derive(Default)]
 pub struct Origins(DashMap<PoolKey, Arc<Origin>>);
 
@@ -56,6 +56,12 @@ impl Origins {
         for origin in self.0.iter().filter(|it| users.contains(&it.key().user)) {
             *origin.credentials.lock() = Credentials::default();
         }
+    }
+
+    /// Forgets what is known of pools that are not in use.
+    pub fn sweep(&self, is_used: impl Fn(&PoolKey) -> bool) {
+        self.0.retain(|pool, _| is_used(pool));
+        self.0.shrink_to_fit();
     }
 
     fn of(&self, pool: &PoolKey) -> Arc<Origin> {

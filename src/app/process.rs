@@ -134,6 +134,12 @@ impl Process {
         self.cancels.shrink();
     }
 
+    /// Forgets statements that nobody knows any longer, and what is known of pools that are gone.
+    pub fn sweep(&self) {
+        self.registry.sweep();
+        self.origins.sweep(|pool| self.pools.has(pool));
+    }
+
     /// All of it, from a configuration. Starts no thread but those for handshakes.
     ///
     /// Errors: no threads or random numbers are to be had.
@@ -209,5 +215,29 @@ impl Process {
     /// True once no more clients are to be let in.
     pub fn is_ending(&self) -> bool {
         *self.phase.borrow() > Phase::Running
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Credentials, Stored};
+    use crate::ids::PoolKey;
+
+    #[test]
+    fn what_clients_have_shown_is_forgotten_with_their_pool() {
+        let config = Config::default();
+        let tls = Tls::of(&config.settings).expect("the defaults are good");
+        let (process, _control) = Process::new(config, tls, 1, Arc::default()).expect("a process");
+        let shown =
+            || Credentials { secret: Some(Arc::new(Stored::parse("secret").expect("a secret"))), keys: None };
+        let [stays, goes] =
+            ["stays", "goes"].map(|user| PoolKey { database: "app".into(), user: user.into() });
+        let _member = process.pools.enter(&stays);
+        process.origins.remember(&stays, shown());
+        process.origins.remember(&goes, shown());
+        process.sweep();
+        assert!(process.origins.known(&stays).secret.is_some());
+        assert!(process.origins.known(&goes).secret.is_none());
     }
 }

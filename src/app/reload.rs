@@ -40,17 +40,9 @@ impl Reloader {
     fn read_again(&self, process: &Process) -> Result<Vec<Report>, String> {
         let old = process.config.load_full();
         let path = old.settings.conffile.clone().unwrap_or_else(|| self.path.clone());
-        let loaded = match config::load(&path, self.dialect) {
-            Ok(loaded) if loaded.notes.iter().any(|it| it.level == Level::Unread) => {
-                return Err(refused(&loaded.notes));
-            }
-            Ok(loaded) => loaded,
-            Err(findings) => return Err(refused(&findings)),
-        };
-        for note in &loaded.notes {
-            tracing::warn!("{note}");
-        }
-        let reports = loaded.unread.iter().map(missing).collect();
+        let loaded = config::load(&path, self.dialect).map_err(|findings| refused(&findings))?;
+        super::log_findings(&loaded.notes);
+        let kept: Vec<_> = loaded.unread.iter().map(kept).collect();
         let (new, plan) = loaded.onto(&old);
         // Certificates may be new under an old name.
         let tls = set_up_tls(&new)?;
@@ -58,7 +50,10 @@ impl Reloader {
         for name in &plan.needs_restart {
             tracing::warn!("{name} takes effect only after a restart");
         }
-        Ok(reports)
+        for what in &kept {
+            tracing::error!("{what}");
+        }
+        Ok(kept.into_iter().map(Report::notice).collect())
     }
 
     /// Changes one setting until the next reload. Returns what the console is to be told beside.
@@ -115,7 +110,7 @@ impl Reloader {
 /// Logs all that is wrong with a file, for a message that names the first.
 fn refused(findings: &[Diagnostic]) -> String {
     super::log_findings(findings);
-    let mistakes: Vec<_> = findings.iter().filter(|it| it.level > Level::Note).collect();
+    let mistakes: Vec<_> = findings.iter().filter(|it| it.level == Level::Error).collect();
     match mistakes.as_slice() {
         [only] => only.to_string(),
         [first, more @ ..] => format!("{first} (and {} more, see the log)", more.len()),
@@ -123,15 +118,15 @@ fn refused(findings: &[Diagnostic]) -> String {
     }
 }
 
-/// What the console is told of a file that is not there any more: a RELOAD that kept what it said must not look as if it
-/// had read it.
-fn missing((setting, why): (&&'static str, &Unread)) -> Report {
-    let effect = match *setting {
-        "auth_file" => "the known users stay",
-        "auth_hba_file" => "the known rules stay",
-        _ => "rules with map= are left out",
+/// What the log and the console are told of a file that could not be read: a RELOAD that kept what it said must not look
+/// as if it had read it.
+fn kept((setting, why): (&&'static str, &Unread)) -> String {
+    let effect = match (*setting, why) {
+        ("auth_file", _) => "the known users stay",
+        ("auth_ident_file", Unread::Missing) => "rules with map= are left out",
+        _ => "the known rules stay",
     };
-    Report::notice(format!("{setting}: {why}; {effect}"))
+    format!("{setting}: {why}; {effect}")
 }
 
 fn set_up_tls(config: &Config) -> Result<Tls, String> {

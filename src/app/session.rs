@@ -46,14 +46,14 @@ pub struct Accepted {
     pub id: ClientId,
     /// Its place in the order of arrival.
     pub place: Place,
+    /// Its part in SUSPEND.
+    pub participant: Participant,
 }
 
 /// Serves a connection to the end of its login; a conversation with a pool goes on in a task of its own, which keeps
 /// no memory of the login. Not cancel safe: dropping it closes the connection.
 pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { socket, id, place } = accepted;
-    // While all is suspended nobody comes in.
-    let participant = process.pools.suspension().join().await;
+    let Accepted { socket, id, place, participant } = accepted;
     let listen::Accepted { stream, peer, local } = socket;
     let seat = enter_on_roster(&process, worker.id, (peer, local), id);
     worker.pulse.keep();
@@ -399,8 +399,8 @@ async fn begin(
     key: &PoolKey,
 ) -> Option<Conversation> {
     let Newcomer { entry, place, participant, mut client } = newcomer;
-    process.origins.remember(key, client.credentials.clone());
     let pool = process.pools.enter(key);
+    process.origins.remember(key, client.credentials.clone());
     // Its password was good: one that waits for the first server is listed as waiting, as in PgBouncer.
     announce(&worker, &entry, &client, pool.key());
     let outset = match client.replication.clone() {

@@ -28,6 +28,7 @@ use crate::config::RelayDriver;
 use crate::ids::{ClientId, WorkerId};
 use crate::net::listen::{Accepted, Bound};
 use crate::net::ring::Ring;
+use crate::pool::Participant;
 use crate::session::pipe::Spare;
 
 /// A client on its way to its worker.
@@ -42,8 +43,8 @@ pub struct Arrival {
 
 /// Where a client comes from.
 pub enum Arriving {
-    /// It was accepted.
-    New(Accepted),
+    /// It was accepted, and takes part in SUSPEND.
+    New(Accepted, Participant),
     /// It is one of the process before.
     Adopted(Box<Adopted>),
     /// It lived on another worker so far.
@@ -82,7 +83,7 @@ impl Hall {
 impl Arrival {
     fn new(process: &Process, what: Arriving) -> Self {
         let (place, id) = match &what {
-            Arriving::New(_) | Arriving::Adopted(_) => (process.staffing.arrive(), process.ids.client()),
+            Arriving::New(..) | Arriving::Adopted(_) => (process.staffing.arrive(), process.ids.client()),
             Arriving::Moved(moved) => (moved.place(), moved.id()),
         };
         Self { what, id, place }
@@ -99,8 +100,8 @@ pub struct Crew {
 
 impl Crew {
     /// Brings a client that was accepted here to its home. Where that is this worker, nobody need be told.
-    pub fn receive(&self, client: Accepted) {
-        let arrival = Arrival::new(&self.process, Arriving::New(client));
+    pub fn receive(&self, client: Accepted, participant: Participant) {
+        let arrival = Arrival::new(&self.process, Arriving::New(client, participant));
         let home = self.process.staffing.home(arrival.place);
         if home == self.worker.id {
             self.take(arrival);
@@ -119,8 +120,8 @@ impl Crew {
         let Self { process, admin, worker } = self.clone();
         let Arrival { what, id, place } = arrival;
         match what {
-            Arriving::New(socket) => {
-                let newcomer = session::Accepted { socket, id, place };
+            Arriving::New(socket, participant) => {
+                let newcomer = session::Accepted { socket, id, place, participant };
                 tokio::task::spawn_local(session::serve(process, admin, worker, newcomer));
             }
             Arriving::Adopted(adopted) => {

@@ -540,6 +540,10 @@ impl Driver {
         if self.relay.to_server().ready() == 0 && self.server_flush == Flush::Done {
             return false;
         }
+        if self.relay.is_adjusting() && lease.is_being_cancelled() {
+            // It is for what the client asked before. The pooler's own query is not to fail of it.
+            return false;
+        }
         let most = self.limits.send_bytes_max;
         match send(&mut lease.stream, (self.relay.to_server(), most), &mut self.server_flush, cx) {
             Poll::Pending | Poll::Ready(Ok(0)) => false,

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 pub enum Level {
     /// The file can be used; this is worth knowing.
     Note,
-    /// The file can be used by a start, which goes on without another file that is there and cannot be read, as
-    /// PgBouncer does. A reload would go on with what that file said long ago, so it refuses.
+    /// The file can be used, but another that is there cannot be read. A start goes on without it and a reload with what
+    /// it said before, as in PgBouncer; `check` finds fault with it.
     Unread,
     /// The file cannot be used.
     Error,

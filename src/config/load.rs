@@ -168,8 +168,9 @@ impl Loaded {
     /// The configuration that takes the place of `old` while the program runs, and what changes by it.
     ///
     /// What only a start can change stays as it is. As in PgBouncer, a setting without a default that the ini file
-    /// does not mention keeps what SET gave it, and a missing `auth_file` leaves the known users in place; so does a
-    /// missing `auth_hba_file` with the rules.
+    /// does not mention keeps what SET gave it, and an `auth_file` that cannot be read leaves the known users in place;
+    /// so does an `auth_hba_file` with the rules, and an `auth_ident_file` that is there: a rule left out for want of
+    /// its map may be the one that kept somebody out.
     pub fn onto(self, old: &Config) -> (Config, ReloadPlan) {
         let Self { mut config, mentioned, unread, .. } = self;
         if old.dialect == Dialect::Ini {
@@ -183,7 +184,8 @@ impl Loaded {
                 config.secrets.entry(user.clone()).or_insert_with(|| secret.clone());
             }
         }
-        if unread.contains_key("auth_hba_file") && old.access.is_some() {
+        let ident_unread = matches!(unread.get("auth_ident_file"), Some(Unread::Because(_)));
+        if (ident_unread || unread.contains_key("auth_hba_file")) && old.access.is_some() {
             config.access.clone_from(&old.access);
         }
         let plan = diff(old, &config);

@@ -64,6 +64,8 @@ pub struct Hold<C: Connection> {
     pool: Arc<Pool<C>>,
     seat: Seat,
     outcome: Request,
+    /// Of the client that is cancelled: its driver is told when the request has ended.
+    entry: Arc<ClientEntry>,
 }
 
 /// What is known of a cancel request.
@@ -99,6 +101,8 @@ impl<C: Connection> Drop for Hold<C> {
             }
             schedule.unhold(self.seat, now, |member| member.is_silent())
         });
+        self.entry.nudge();
+        self.pool.changed();
         if let Some(release) = release {
             self.pool.show_idle(self.seat);
             self.pool.settle(release, now);
@@ -144,8 +148,8 @@ impl<C: Connection> Caller<C> {
                 if !pool.lock().hold(*seat) {
                     return Cancel::Nothing;
                 }
-                let (link, seat) = (Arc::clone(link), *seat);
-                Cancel::Send(Hold { link, pool, seat, outcome: Request::Unknown })
+                let (link, seat, entry) = (Arc::clone(link), *seat, Arc::clone(&self.entry));
+                Cancel::Send(Hold { link, pool, seat, outcome: Request::Unknown, entry })
             }
             Doing::Waiting { .. } | Doing::Granted { .. } => {
                 let old = std::mem::replace(&mut *doing, Doing::Refused(Refusal::Canceled));

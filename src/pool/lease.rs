@@ -198,6 +198,17 @@ impl<State, C: Connection> Lease<State, C> {
         self.close(reason);
     }
 
+    /// Whether a cancel request is on its way to the server: it may hit whatever runs there when it arrives. The client's
+    /// driver is woken when it has arrived.
+    pub fn is_being_cancelled(&self) -> bool {
+        self.pool.lock().is_held(self.seat)
+    }
+
+    /// Waits until no cancel request is on its way to the server. Cancel safe.
+    pub(super) async fn cancelled(&self) {
+        self.pool.alarm.wait_until(|| !self.is_being_cancelled()).await;
+    }
+
     pub(super) fn track(&self, tracked: Tracked) {
         if let Some(member) = &self.member {
             member.track(tracked);

@@ -189,6 +189,11 @@ impl<C: Connection> Pools<C> {
         Arc::clone(&self.users.entry(name.clone()).or_insert_with(|| Limit::new(max)))
     }
 
+    /// Whether there is a pool of that database and user.
+    pub fn has(&self, key: &PoolKey) -> bool {
+        self.pools.contains_key(key)
+    }
+
     /// The pool of that database and user, if there is one.
     #[cfg(test)]
     pub(super) fn find(&self, key: &PoolKey) -> Option<Arc<Pool<C>>> {

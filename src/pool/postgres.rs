@@ -105,6 +105,8 @@ impl Lease<Resetting> {
     }
 
     async fn give_back_after(self, clean: impl AsyncFnOnce(ServerConn) -> Result<ServerConn, QueryError>) {
+        // A late one for the client before would hit the cleaning, and cost the connection.
+        self.cancelled().await;
         let cleaned = self.converse(async |conn| clean(conn).await.map(|conn| (conn, ()))).await;
         if let Ok((lease, ())) = cleaned {
             lease.pool().stats().cell(lease.home).reset();
@@ -154,7 +156,6 @@ mod tests {
                 tls: None,
                 host: String::new(),
                 created: Instant::now(),
-                last_used: Instant::now(),
                 home: worker.unwrap_or(WorkerId(0)),
             };
             task.opened(conn, Instant::now());

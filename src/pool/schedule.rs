@@ -320,6 +320,11 @@ impl<S, W, E: Clone> Schedule<S, W, E> {
         }
     }
 
+    /// Whether a cancel request is on its way to the server.
+    pub fn is_held(&self, seat: Seat) -> bool {
+        self.slots.get(seat).is_some_and(|slot| slot.holds > 0)
+    }
+
     /// A cancel request has ended. `None`: the server is not waiting for that.
     pub fn unhold(&mut self, seat: Seat, now: Instant, fit: impl Fn(&S) -> bool) -> Option<Release<S, W>> {
         let slot = self.slots.get_mut(seat)?;

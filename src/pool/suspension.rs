@@ -60,9 +60,13 @@ impl Suspension {
         Call::of(self.stored.load(Ordering::SeqCst))
     }
 
+    /// Who waits for it finds it stored when it is woken.
     fn set(&self, call: Call) -> Call {
-        let before = self.call.send_replace(call);
-        self.stored.store(call as u8, Ordering::SeqCst);
+        let mut before = call;
+        self.call.send_modify(|current| {
+            before = std::mem::replace(current, call);
+            self.stored.store(call as u8, Ordering::SeqCst);
+        });
         before
     }
 
@@ -119,11 +123,16 @@ impl Suspension {
         let _ = self.call.subscribe().wait_for(|call| wanted(*call)).await;
     }
 
+    /// Takes part from now on, moving. `None`: all is suspended, and [`Suspension::begun`] is ready or wakes.
+    pub fn try_join(self: &Arc<Self>) -> Option<Participant> {
+        let mut participant = Participant { suspension: Arc::clone(self), rests: true };
+        (participant.call() == Call::Move).then_some(participant)
+    }
+
     /// Takes part from now on, moving; where all is suspended, once that is over. Cancel safe.
     pub async fn join(self: &Arc<Self>) -> Participant {
         loop {
-            let mut participant = Participant { suspension: Arc::clone(self), rests: true };
-            if participant.call() == Call::Move {
+            if let Some(participant) = self.try_join() {
                 return participant;
             }
             self.over().await;

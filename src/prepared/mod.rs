@@ -98,6 +98,9 @@ impl Registry {
 }
 
 /// A client's own names for statements. It takes no memory while there are none.
+///
+/// They are as many as the client keeps, as in PostgreSQL: one forgotten would be missing when it comes back to it. What
+/// they mean is shared; SHOW CLIENTS and a metric have their number.
 #[derive(Debug, Default)]
 pub struct Names(Option<Box<Meanings>>);
 

@@ -40,8 +40,6 @@ pub struct ServerConn {
     pub replication: Replication,
     /// When the connect began.
     pub created: Instant,
-    /// When a client last had it.
-    pub last_used: Instant,
     /// Which worker's runtime `stream` is bound to.
     pub home: WorkerId,
 }

@@ -214,7 +214,6 @@ impl Connector {
             host: target.host_name(),
             replication: target.replication,
             created: attempt.created,
-            last_used: Instant::now(),
             home: attempt.worker,
         };
         match target.connect_query.as_deref().filter(|sql| !sql.trim().is_empty()) {

@@ -20,7 +20,6 @@ pub struct Handed {
     host: String,
     /// When it was opened.
     pub created: Instant,
-    last_used: Instant,
     session: Option<Box<Server>>,
 }
 
@@ -40,7 +39,6 @@ impl ServerConn {
         }
         out.bytes(self.host.as_bytes());
         out.instant(now, self.created);
-        out.instant(now, self.last_used);
         out.option(self.session.as_deref(), Packer::server);
     }
 }
@@ -74,7 +72,6 @@ impl Handed {
             endpoint,
             host: from.text()?.to_owned(),
             created: from.instant()?,
-            last_used: from.instant()?,
             session: from.option(Unpacker::server)?.map(Box::new),
         })
     }
@@ -85,7 +82,7 @@ impl Handed {
     pub fn connect(self, socket: Detached, id: ServerId, home: WorkerId) -> io::Result<ServerConn> {
         let stream = socket.attach()?;
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-        let Self { key, endpoint, host, created, last_used, session } = self;
+        let Self { key, endpoint, host, created, session } = self;
         Ok(ServerConn {
             id,
             stream,
@@ -98,7 +95,6 @@ impl Handed {
             replication: Replication::None,
             host,
             created,
-            last_used,
             home,
         })
     }

@@ -211,34 +211,60 @@ fn a_reload_takes_users_from_a_file_in_any_encoding() {
 }
 
 #[test]
-fn a_reload_that_cannot_read_its_users_says_so() {
-    let pooler = Bouncer::start(place::pgweir_program(), "", "");
-    let list = pooler.directory().join("userlist.txt");
-    // Of a gigabyte and a byte, which take no space.
-    std::fs::File::options().write(true).open(&list).unwrap().set_len((1 << 30) + 1).unwrap();
-    let answer = pooler.console().query("RELOAD");
-    assert_eq!(error(&answer).text(), "RELOAD failed, see logs for additional details");
-    assert!(pooler.log().contains("too large a file"), "{}", pooler.log());
-    // One that is gone is kept in mind, as in PgBouncer, and that is said.
-    std::fs::remove_file(&list).unwrap();
-    let answer = pooler.console().query("RELOAD");
-    assert_eq!(tags(&answer), "NCZ");
-    assert_eq!(answer[0].text(), "auth_file: No such file or directory; the known users stay");
-    drop(pooler.console());
-    // A start goes on without it, as PgBouncer's does, and that stands in its log.
-    std::fs::create_dir(&list).unwrap();
-    let ini = std::fs::read_to_string(pooler.directory().join("pgbouncer.ini")).unwrap();
-    let other = pooler.directory().join("other.ini");
-    place::write(&other, &ini);
-    let output = place::command(place::pgweir_program()).arg("check").arg(&other).output().unwrap();
+fn a_reload_that_cannot_read_its_users_keeps_them_and_takes_all_else() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    for program in [Some(place::pgweir_program()), bouncer::pgbouncer()].into_iter().flatten() {
+        let pooler = Bouncer::start(program, "", "auth_type = plain\ndefault_pool_size = 1");
+        let console = || {
+            let mut client = Raw::dial(("127.0.0.1", pooler.port));
+            client
+                .login(&[("user", "admin"), ("database", "pgbouncer")], "admin-secret")
+                .map(|()| client)
+                .unwrap()
+        };
+        let (list, file) =
+            (pooler.directory().join("userlist.txt"), pooler.directory().join("pgbouncer.ini"));
+        let reload = |size: &str| {
+            let ini = std::fs::read_to_string(&file).unwrap();
+            let (before, _) = ini.rsplit_once(" = ").unwrap();
+            place::write(&file, &format!("{before} = {size}\n"));
+            let answer = console().query("RELOAD");
+            assert!(answer.iter().all(|message| message.tag != b'E'), "{}: {answer:?}", program.display());
+            let rows = console().rows("SHOW CONFIG");
+            let row = rows.iter().find(|row| row[0].as_deref() == Some("default_pool_size")).unwrap();
+            assert_eq!(row[1].as_deref(), Some(size), "{}", program.display());
+            answer.iter().filter(|message| message.tag == b'N').map(|it| it.text()).collect::<Vec<_>>()
+        };
+        set_permissions(&list, Permissions::from_mode(0o000)).unwrap();
+        let shut = reload("2");
+        assert!(pooler.log().contains("Permission denied"), "{}", pooler.log());
+        std::fs::remove_file(&list).unwrap();
+        let gone = reload("3");
+        assert!(pooler.log().contains("No such file or directory"), "{}", pooler.log());
+        if program == place::pgweir_program() {
+            // PgBouncer's console says nothing of it.
+            assert_eq!(gone, ["auth_file: No such file or directory; the known users stay"]);
+            assert_eq!(shut, ["auth_file: Permission denied (os error 13); the known users stay"]);
+            assert!(
+                pooler.log().contains("ERROR auth_file: Permission denied (os error 13); the known users")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_start_that_cannot_read_its_users_goes_on_and_logs_an_error() {
+    // A directory where the list should be.
+    let list = place::directory("users");
+    let line = format!("auth_file = {}\nunix_socket_dir =", list.display());
+    let pooler = Bouncer::start(place::pgweir_program(), "", &line);
+    assert!(pooler.log().contains("ERROR") && pooler.log().contains("Is a directory"), "{}", pooler.log());
+    let file = pooler.directory().join("pgbouncer.ini");
+    let output = place::command(place::pgweir_program()).arg("check").arg(&file).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(!output.status.success() && printed.contains(": auth_file: "), "{printed}");
-    let without_socket = Bouncer::start(
-        place::pgweir_program(),
-        "",
-        &format!("auth_file = {}\nunix_socket_dir =", list.display()),
-    );
-    assert!(without_socket.log().contains("ERROR") && without_socket.log().contains("Is a directory"));
+    let _ = std::fs::remove_dir(&list);
 }
 
 /// Settings among PgBouncer's own that 1.25 does not show: its successor's, and the name of a Windows service.

@@ -1,5 +1,10 @@
 //! Cancel requests: each hits the right query or nothing.
 
+use std::io::{Read, Write, copy};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
 use crate::support::prelude::*;
 
 /// Sends a cancel request for `client` on a connection of its own and waits until pgweir has closed it.
@@ -153,6 +158,119 @@ fn a_cancel_passes_by_what_the_pooler_asks_the_server_for() {
         admin.query("ROLLBACK");
         assert_eq!(rows(&client.ready()), [[Some("pg_catalog.german".to_owned())]], "after {before:?}");
     }
+}
+
+/// What the start-up packet of a CancelRequest begins with: its length and its code.
+const CANCEL_HEAD: [u8; 8] = [0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e];
+
+/// Stands before a cluster and keeps cancel requests back until it is opened.
+struct Gate {
+    port: u16,
+    kept: Arc<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    count: AtomicUsize,
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Kept {
+    fn pass(&self, mut near: TcpStream, behind: u16) -> std::io::Result<()> {
+        let mut head = [0; 8];
+        near.read_exact(&mut head)?;
+        if head == CANCEL_HEAD {
+            self.count.fetch_add(1, Ordering::SeqCst);
+            drop(self.opened.wait_while(self.is_open.lock().unwrap(), |is_open| !*is_open).unwrap());
+        }
+        let mut far = TcpStream::connect(("127.0.0.1", behind))?;
+        far.write_all(&head)?;
+        pipe(near.try_clone()?, far.try_clone()?);
+        pipe(far, near);
+        Ok(())
+    }
+}
+
+impl Gate {
+    fn before(cluster: &Cluster) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, behind) = (listener.local_addr().unwrap().port(), cluster.port);
+        let gate = Self { port, kept: Arc::default() };
+        let kept = Arc::clone(&gate.kept);
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let (near, kept) = (near.unwrap(), Arc::clone(&kept));
+                std::thread::spawn(move || kept.pass(near, behind));
+            }
+        });
+        gate
+    }
+
+    fn open(&self) {
+        *self.kept.is_open.lock().unwrap() = true;
+        self.kept.opened.notify_all();
+    }
+
+    /// Runs a query of this client that ends by itself while a request to cancel it is kept back.
+    fn outrun(&self, pooler: &Pooler, client: &mut Raw) -> Raw {
+        let (cluster, mark) = (Cluster::shared(), Cluster::shared().unique("outrun"));
+        let mut watcher = cluster.connect("app", "postgres");
+        watcher.query(&format!("SELECT pg_advisory_lock(hashtext('{mark}'))"));
+        client.send(&query(&format!("SELECT pg_advisory_xact_lock(hashtext('{mark}')) AS {mark}")));
+        let waits = format!("wait_event = 'advisory' AND query LIKE '%{mark}%'");
+        eventually("the query waits", || cluster.connections(&waits) == 1);
+        let mut canceller = pooler.dial();
+        canceller.send(&cancel_request(client.pid, &client.key));
+        eventually("the request is on its way", || self.kept.count.load(Ordering::SeqCst) == 1);
+        watcher.query("SELECT pg_advisory_unlock_all()");
+        assert_eq!(tags(&client.ready()), "TDCZ");
+        canceller
+    }
+}
+
+/// Sends on what comes, to the end.
+fn pipe(mut from: TcpStream, mut to: TcpStream) {
+    std::thread::spawn(move || {
+        let _ = copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}
+
+#[test]
+fn a_late_cancel_passes_by_the_settings_that_the_pooler_sets_again() {
+    let gate = Gate::before(Cluster::shared());
+    let pooler = Setup::of(Cluster::shared())
+        .set("pool_mode", "\"session\"")
+        .database("app", &format!("port = {}", gate.port))
+        .start();
+    let mut client = pooler.dial();
+    let options = "-c default_text_search_config=pg_catalog.german";
+    client.login(&[("user", "app"), ("database", "app"), ("options", options)], "").unwrap();
+    let mut canceller = gate.outrun(&pooler, &mut client);
+    client.query("DISCARD ALL");
+    client.send(&query("SHOW default_text_search_config"));
+    assert!(client.is_silent_for(Duration::from_millis(300)), "it is set while the request is on its way");
+    gate.open();
+    assert_eq!(canceller.byte(), None);
+    assert_eq!(rows(&client.ready()), [[Some("pg_catalog.german".to_owned())]]);
+}
+
+#[test]
+fn a_late_cancel_costs_no_server_that_is_being_cleaned() {
+    let gate = Gate::before(Cluster::shared());
+    let pooler = Setup::of(Cluster::shared())
+        .set("default_pool_size", "1")
+        .set("server_reset_query", "\"SELECT pg_sleep(0.5)\"")
+        .set("server_reset_query_always", "true")
+        .database("app", &format!("port = {}", gate.port))
+        .start();
+    let mut client = pooler.app();
+    let pid = client.value("SELECT pg_backend_pid()");
+    let mut canceller = gate.outrun(&pooler, &mut client);
+    gate.open();
+    assert_eq!(canceller.byte(), None);
+    assert_eq!(pooler.app().value("SELECT pg_backend_pid()"), pid);
 }
 
 #[test]

@@ -63,6 +63,23 @@ fn metrics_have_the_exporters_names_and_count_right() {
 }
 
 #[test]
+fn names_of_prepared_statements_are_counted_for_nothing_else_limits_them() {
+    let (pooler, port) = with_http(Setup::of(Cluster::shared()));
+    let counted =
+        || sample(&get(port, "/metrics").1, "pgweir_client_prepared_statements", "database=\"app\"");
+    let mut clients = [pooler.app(), pooler.app()];
+    for client in &mut clients {
+        let all = (0..300).map(|number| parse(&format!("s{number}"), "SELECT 1", &[]));
+        client.send(&all.chain([sync()]).collect::<Vec<_>>().concat());
+        client.ready();
+    }
+    assert_eq!(counted(), Some(600.0));
+    let [one, _other] = clients;
+    one.goodbye();
+    eventually("only the other's are left", || counted() == Some(300.0));
+}
+
+#[test]
 fn every_family_has_help_and_type_once_and_no_sample_twice() {
     let (pooler, port) = with_http(Setup::of(Cluster::shared()));
     pooler.app().query("SELECT 1");
@@ -89,6 +106,13 @@ fn it_is_live_and_ready_until_it_drains() {
     client.query("BEGIN");
     assert_eq!(get(port, "/live").0, 200);
     assert_eq!(get(port, "/ready").0, 200);
+    // Who comes while it is paused is to wait, not to be turned away.
+    let mut console = pooler.console();
+    console.send(&query("PAUSE"));
+    eventually("it is paused", || get(port, "/metrics").1.contains("\npgweir_paused 1\n"));
+    assert_eq!(get(port, "/ready").0, 200);
+    console.goodbye();
+    pooler.console().query("RESUME");
     pooler.signal(Signal::TERM);
     eventually("it is not ready any more", || get(port, "/ready").0 == 503);
     assert_eq!(get(port, "/live").0, 200);

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::certs::{Certificates, client_config};
 use crate::support::place;
@@ -358,6 +359,36 @@ fn keys_shown_at_a_login_still_open_servers() {
         assert!(pooler.reboot().success());
         eventually("another server was opened", || client.value("SELECT pg_backend_pid()") != before);
     }
+}
+
+#[test]
+fn nobody_who_logs_in_at_that_moment_is_cut_off() {
+    let mut pooler = start(Setup::of(Cluster::shared()));
+    let (address, over) = (pooler.address(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let clients = (0..8).map(|_| {
+            scope.spawn(|| {
+                let mut logins = 0_u32;
+                while !over.load(Ordering::Relaxed) {
+                    let mut client = Raw::dial(address);
+                    client.login(&[("user", "app"), ("database", "app")], "").map_err(|_| logins)?;
+                    client.query("SELECT 1");
+                    client.goodbye();
+                    logins += 1;
+                }
+                Ok(logins)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        for _ in 0..20 {
+            assert!(pooler.reboot().success(), "{}", pooler.log());
+        }
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            let logins: Result<u32, u32> = client.join().unwrap();
+            assert!(logins.is_ok_and(|it| it > 0), "after so many logins: {logins:?}");
+        }
+    });
 }
 
 #[test]

@@ -79,7 +79,10 @@ fn queries_in_time_are_left_alone() {
     for _ in 0..4 {
         client.query("SELECT pg_sleep(0.6)");
     }
-    std::thread::sleep(Duration::from_millis(2200));
+    // As much time has passed again when another's query is ended for it.
+    let mut other = pooler.app();
+    other.send(&query("SELECT pg_sleep(600)"));
+    assert_eq!(other.until(b'E').pop().unwrap().text(), "query timeout");
     assert_eq!(client.value("SELECT 'alive'"), "alive");
 }
 
@@ -139,7 +142,8 @@ fn a_client_that_is_idle_too_long_is_closed() {
     // In a transaction it is not idle in this sense.
     let mut client = pooler.app();
     client.query("BEGIN");
-    std::thread::sleep(Duration::from_millis(1900));
+    let mut idle = pooler.app();
+    ends_with(&mut idle, "57P05", "client_idle_timeout");
     assert_eq!(client.value("SELECT 'alive'"), "alive");
 }
 
@@ -159,12 +163,15 @@ fn servers_that_are_idle_too_long_are_closed_down_to_the_smallest_size() {
     clients.iter_mut().for_each(|client| drop(client.query("COMMIT")));
     assert_eq!(pooler.pool("app", "app", "sv_idle"), 3);
     eventually("the idle ones are gone", || pooler.pool("app", "app", "sv_idle") == 0);
-    let pooler = setup("server_idle_timeout", "500ms").set("min_pool_size", "2").start();
+    let setup = setup("server_idle_timeout", "500ms").set("min_pool_size", "2");
+    let pooler = setup.database("app2", "min_pool_size = 0").start();
     let mut clients: Vec<Raw> = (0..3).map(|_| pooler.app()).collect();
     clients.iter_mut().for_each(|client| drop(client.query("BEGIN")));
     clients.iter_mut().for_each(|client| drop(client.query("COMMIT")));
     eventually("two stay", || pooler.pool("app", "app", "sv_idle") == 2);
-    std::thread::sleep(Duration::from_millis(1200));
+    pooler.connect("app2", "app2").query("SELECT 1");
+    let is_gone = || ["sv_active", "sv_idle"].iter().all(|state| pooler.pool("app2", "app2", state) == 0);
+    eventually("one that came later is gone", is_gone);
     assert_eq!(pooler.pool("app", "app", "sv_idle"), 2);
 }
 
@@ -174,7 +181,9 @@ fn old_servers_are_replaced_but_not_under_a_transaction() {
     let mut client = pooler.app();
     client.query("BEGIN");
     let old = client.value("SELECT pg_backend_pid()");
-    std::thread::sleep(Duration::from_millis(1800));
+    let mut other = pooler.connect("app2", "app2");
+    let others = other.value("SELECT pg_backend_pid()");
+    eventually("one that came later is replaced", || other.value("SELECT pg_backend_pid()") != others);
     assert_eq!(client.value("SELECT pg_backend_pid()"), old);
     client.query("COMMIT");
     eventually("a new server serves", || client.value("SELECT pg_backend_pid()") != old);

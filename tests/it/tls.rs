@@ -243,3 +243,36 @@ fn cancels_go_over_tls_too() {
     while canceller.next().is_some() {}
     assert_eq!(error(&client.ready()).sqlstate(), "57014");
 }
+
+#[test]
+fn whoever_leaves_or_is_sent_away_hears_the_end_of_tls() {
+    type End = fn(&mut Pooler, &mut Raw);
+    let ends: [(&str, End); 7] = [
+        ("Terminate", |_, client| client.send(&terminate())),
+        ("kill", |pooler, _| drop(pooler.console().query("KILL app"))),
+        ("kill in a query", |pooler, client| {
+            client.send(&query("SELECT pg_sleep(600)"));
+            eventually("it runs", || pooler.pool("app", "app", "cl_active") == 1);
+            drop(pooler.console().query("KILL app"));
+        }),
+        ("shutdown", |pooler, _| pooler.signal(Signal::INT)),
+        ("at once", |pooler, _| pooler.signal(Signal::QUIT)),
+        ("idle in a transaction", |_, client| drop(client.query("BEGIN"))),
+        ("broken protocol", |_, client| client.send(b"\0\0\0\0\0\0\0\0")),
+    ];
+    for (what, end) in ends {
+        let mut pooler = with_certificate("prefer").set("idle_transaction_timeout", "0.1").start();
+        let mut client = encrypted(&pooler, None).unwrap();
+        client.login(APP, "").unwrap();
+        end(&mut pooler, &mut client);
+        assert!(client.hears_the_end(), "{what}");
+    }
+    let pooler = with_certificate("prefer").start();
+    let mut client = encrypted(&pooler, None).unwrap();
+    client.login(&[("user", "app"), ("database", "nowhere")], "").unwrap_err();
+    assert!(client.hears_the_end(), "refused");
+    let mut client = encrypted(&pooler, None).unwrap();
+    client.login(&[("user", "admin"), ("database", "pgbouncer")], "").unwrap();
+    client.send(&terminate());
+    assert!(client.hears_the_end(), "console");
+}

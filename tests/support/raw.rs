@@ -113,6 +113,17 @@ impl Raw {
         stream.conn.alpn_protocol().map(<[u8]>::to_vec)
     }
 
+    /// Reads to the end of the stream, for whether TLS said that it is one.
+    #[track_caller]
+    pub fn hears_the_end(&mut self) -> bool {
+        let Pipe::Tls(stream) = &mut self.pipe else { panic!("not over TLS") };
+        match stream.read_to_end(&mut self.received) {
+            Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => false,
+            Err(error) => panic!("no end comes: {error}"),
+        }
+    }
+
     /// A session of a user who needs no password.
     #[track_caller]
     pub fn connect(address: impl ToSocketAddrs + Debug, database: &str, user: &str) -> Self {

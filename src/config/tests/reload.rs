@@ -81,3 +81,27 @@ fn a_missing_user_list_leaves_the_known_users_in_place() {
     let (config, _) = ini_in(&Fake::default().file("users.txt", ""), text).unwrap().onto(&old);
     assert!(config.secrets.is_empty());
 }
+
+#[test]
+fn what_cannot_be_read_stays_as_it_was_and_holds_up_nothing_else() {
+    let text = |size| {
+        format!(
+            "[pgbouncer]\ndefault_pool_size = {size}\nauth_file = shut_users\nauth_type = hba\n\
+             auth_hba_file = {{hba}}\nauth_ident_file = {{ident}}"
+        )
+    };
+    let readable = Fake::default().file("users", "\"a\" \"1\"").file("rules", "local all all peer map=m");
+    let readable = readable.file("maps", "m a a").file("shut_users", "").file("shut", "");
+    let named = |text: String, hba: &str, ident: &str| text.replace("{hba}", hba).replace("{ident}", ident);
+    let first = named(text(1), "rules", "maps").replace("shut_users", "users");
+    let old = good(ini_in(&readable, &first));
+    for (hba, ident) in [("shut", "maps"), ("rules", "shut"), ("gone", "maps")] {
+        let (config, _) = ini_in(&readable, &named(text(2), hba, ident)).unwrap().onto(&old);
+        assert_eq!(config.settings.default_pool_size, 2);
+        assert_eq!(config.secrets, old.secrets);
+        assert_eq!(config.access, old.access, "{hba}, {ident}");
+    }
+    // Without the maps, only the rules that need them are left out.
+    let (config, _) = ini_in(&readable, &named(text(2), "rules", "gone")).unwrap().onto(&old);
+    assert_ne!(config.access, old.access);
+}

@@ -6,13 +6,13 @@
 //!
 //! Invariants: each of the three buffers has a limit, for nothing is received while something is unread and nothing
 //! encrypted while something is unsent. After an error nothing more is read or encrypted. What was encrypted is sent
-//! in that order.
+//! in that order. No connection is closed without the word that it is: dropping the stream says it.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
@@ -369,6 +369,20 @@ impl Accepted {
         }
     }
 
+    /// Says that nothing more comes, unless that has been said or nobody would hear, as far as the socket takes it now.
+    fn say_end(&mut self) {
+        let unheard = self.slot.0.is_none() || self.tls.is_handshaking();
+        if unheard || matches!(self.end, End::Cut | End::Failed(_)) {
+            return;
+        }
+        let _ = self.advance(Want::Close);
+        if let Some(socket) = &self.slot.0 {
+            self.sent += socket.send_now(&self.outgoing[self.sent..]);
+        }
+        // A ring takes it along when it closes the socket.
+        self.send_along(&mut Context::from_waker(Waker::noop()));
+    }
+
     /// Encrypts, and sends as far as it goes.
     fn poll_encrypt(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let bytes = &bytes[..bytes.len().min(PLAIN_BYTES_MAX)];
@@ -542,6 +556,13 @@ impl AsyncWrite for Accepted {
         let _ = this.advance(Want::Close);
         ready!(this.poll_send(cx))?;
         Pin::new(&mut this.slot).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Accepted {
+    /// RFC 8446 section 6.1: each side says so before it closes; without it OpenSSL takes the end for an attack.
+    fn drop(&mut self) {
+        self.say_end();
     }
 }
 

@@ -124,6 +124,18 @@ async fn its_end_is_told_from_a_cut() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_dropped_says_that_nothing_more_comes() {
+    for version in VERSIONS {
+        let (mut client, mut server) = pair(version).await;
+        server.write_all(b"last words").await.unwrap();
+        drop(server);
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"last words");
+    }
+}
+
+#[tokio::test]
 async fn keys_are_changed_by_either_side() {
     let (mut client, mut server) = pair(&rustls::version::TLS13).await;
     for round in 0..20_u8 {
