@@ -302,6 +302,11 @@ impl Queue {
         self.due.iter().position(|it| it.reply == Reply::CopyEnd)
     }
 
+    /// True where an Execute is not answered yet.
+    pub fn executes(&self) -> bool {
+        self.due.iter().any(|it| it.reply == Reply::Execute)
+    }
+
     /// True where the client has ended the data of a COPY.
     pub fn has_copy_end(&self) -> bool {
         self.copy_end().is_some()

@@ -330,6 +330,11 @@ impl Relay {
                 }
                 let before = self.names.replace(&name, None);
                 if let Some(server) = &mut self.server {
+                    if server.residue.contains(Residue::PREPARED) {
+                        // It may have one of that name as well, by SQL's PREPARE or for it.
+                        self.up.insert(turn.spare, |out| encode::close_statement(out, &name));
+                        server.queue.push(Reply::Close, Fate::Swallow);
+                    }
                     let undo = Undo { renamed: Some(Renamed { name, before }), ..Undo::default() };
                     server.queue.push_undoable(Reply::Close, Fate::Answer(encode::CLOSE_COMPLETE), undo);
                 }

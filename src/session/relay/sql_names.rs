@@ -5,7 +5,7 @@
 //! else is understood.
 
 use super::extended::Handled;
-use super::{Relay, Turn};
+use super::{Deallocating, Relay, Turn};
 use crate::prepared::Renamed;
 use crate::session::owed::{Fate, Reply, Undo};
 use crate::session::residue::Residue;
@@ -84,8 +84,8 @@ impl Relay {
         }
     }
 
-    /// An Execute, while there is a portal whose execution is about a name.
-    pub(super) fn execute_about_name(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
+    /// An Execute, while there is a portal whose execution is about a name, or about all.
+    pub(super) fn execute_about_names(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
         let body = &self.up.undecided()[HEADER..];
         let Some(body) = body.get(..header.body) else {
             return self.incomplete_names(header, body.len(), turn);
@@ -98,6 +98,10 @@ impl Relay {
         self.open_batch();
         let undo = about.and_then(|it| self.provide_for_sql(it, turn));
         self.send_undoable(header, Reply::Execute, undo, turn);
+        if self.deallocating == Deallocating::InBatch {
+            // What comes next may wait for the answer, which the server keeps to itself until a Sync.
+            self.up.insert(turn.spare, |out| out.extend_from_slice(encode::FLUSH));
+        }
         Handled::Decided
     }
 

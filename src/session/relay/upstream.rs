@@ -78,11 +78,20 @@ impl Relay {
                 return true;
             }
         }
-        if server.queue.is_empty() && self.deallocating == Deallocating::Sent {
-            self.deallocating = Deallocating::No;
+        match self.deallocating {
+            Deallocating::No => false,
+            // What does not look for a name may go on.
+            Deallocating::InBatch => {
+                matches!(tag, tag::PARSE | tag::BIND | tag::DESCRIBE | tag::CLOSE | tag::QUERY)
+                    && server.queue.executes()
+            }
+            Deallocating::Sent if server.queue.is_empty() => {
+                self.deallocating = Deallocating::No;
+                false
+            }
+            // The same query may have gone on to COPY.
+            Deallocating::Sent => server.copy_in != CopyIn::Receiving,
         }
-        // The same query may have gone on to COPY.
-        self.deallocating == Deallocating::Sent && server.copy_in != CopyIn::Receiving
     }
 
     /// The end of a batch is on its way, and perhaps a DEALLOCATE ALL with it.
@@ -142,7 +151,9 @@ impl Relay {
             tag::BIND => return self.bind(header, turn),
             tag::DESCRIBE => return self.describe(header, turn),
             tag::CLOSE => return self.close(header, turn),
-            tag::EXECUTE if self.about_name.is_some() => return self.execute_about_name(header, turn),
+            tag::EXECUTE if self.about_name.is_some() || self.deallocating == Deallocating::InBatch => {
+                return self.execute_about_names(header, turn);
+            }
             tag::EXECUTE => {
                 server.batch_open = true;
                 self.send(header, Reply::Execute, turn);

@@ -177,6 +177,35 @@ fn nothing_that_is_skipped_brings_back_a_name_that_was_deallocated_with_all() {
     assert!(bench.relay.names.find(b"x").is_none());
 }
 
+#[test]
+fn a_name_is_looked_for_only_after_all_are_deallocated() {
+    let (mut bench, held) = prepared(b"select 1");
+    let deallocate = [(b'P', &b"\0DEALLOCATE ALL\0\0\0"[..]), BIND, EXECUTE];
+    bench.client(&messages(&deallocate));
+    bench.client(&messages(&[(b'P', b"x\0select 2\0\0\0"), SYNC]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "PBEH");
+    bench.server(&messages(&[(b'1', b""), (b'2', b""), (b'C', b"DEALLOCATE ALL\0")]));
+    let sent = bench.sent_to_server();
+    assert_eq!(tags(&sent), "PS");
+    assert!(sent[5..].starts_with(b"PGWEIR_2\0"), "the name is free: {}", sent.escape_ascii());
+}
+
+#[test]
+fn a_close_leaves_no_statement_of_that_name_to_be_found() {
+    let (mut bench, held) = prepared(b"select 1");
+    bench.client(&messages(&[(b'Q', b"BEGIN;PREPARE x AS SELECT 2\0")]));
+    bench.grant(held);
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"BEGIN\0"), (b'C', b"PREPARE\0"), (b'Z', b"T")]));
+    bench.client(&messages(&[(b'C', b"Sx\0"), SYNC]));
+    let sent = bench.sent_to_server();
+    assert!(sent[5..].starts_with(b"Sx\0"), "{}", sent.escape_ascii());
+    bench.sent_to_client();
+    bench.server(&messages(&[(b'3', b""), (b'Z', b"T")]));
+    assert_eq!(tags(&bench.sent_to_client()), "3Z");
+}
+
 /// A COPY that has begun, with this many Syncs behind it.
 fn copying(syncs: usize) -> Bench {
     let mut bench = Bench::new(TRANSACTION);
