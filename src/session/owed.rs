@@ -312,11 +312,16 @@ impl Queue {
         self.copy_end().is_some()
     }
 
-    /// True where the client has sent a Sync before the end of COPY data: whether COPY mode ignores it, or it ends a
-    /// batch before, is not known.
-    pub fn has_unsure_sync(&self) -> bool {
-        let end = self.due.iter().rposition(|it| it.reply == Reply::CopyEnd).unwrap_or(0);
-        self.due.iter().take(end).any(|it| it.reply == Reply::Sync)
+    /// The statement that may have begun to copy before a Sync that the client has sent, the end of the data behind it:
+    /// whether COPY mode ignores the Sync, or it ends the batch, is not known. `None`: there is no such Sync.
+    pub fn with_unsure_sync(&self) -> Option<Reply> {
+        let end = self.due.iter().rposition(|it| it.reply == Reply::CopyEnd)?;
+        let mut syncs = 0;
+        let before = self.due.iter().take(end).rev().map(|it| it.reply);
+        // COPY mode takes nothing else.
+        let mut before = before.inspect(|it| syncs += usize::from(*it == Reply::Sync));
+        let statement = before.find(|it| !matches!(it, Reply::Sync | Reply::CopyEnd))?;
+        (syncs > 0 && matches!(statement, Reply::Execute | Reply::Query)).then_some(statement)
     }
 
     /// The end of data that came first has been read, by the Query in front. In COPY mode it ignores a Sync.
@@ -538,7 +543,7 @@ mod tests {
     fn the_syncs_that_copy_mode_ignores_are_not_awaited() {
         use Reply::*;
         let mut queue = queue(&[Execute, Sync, CopyEnd, Sync]);
-        assert!(queue.has_unsure_sync());
+        assert_eq!(queue.with_unsure_sync(), Some(Execute));
         assert!(queue.place(b'C').is_ok());
         assert!(!queue.on_copy_in_done(), "a Sync is on its way");
         assert_eq!(queue.len(), 1);

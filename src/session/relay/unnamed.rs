@@ -208,10 +208,8 @@ impl History {
 
     /// None is as good as no history.
     fn tidy(&mut self) {
-        if let ([only], _) = self.versions.as_slices()
-            && only.bytes == 0
-            && only.residue.is_empty()
-        {
+        let is_none = |it: &Version| it.bytes == 0 && it.residue.is_empty();
+        if self.versions.len() == 1 && self.versions.iter().all(is_none) {
             self.versions.clear();
         }
     }
@@ -223,6 +221,27 @@ impl History {
         }
         if self.versions.capacity() > IDLE_VERSIONS_MAX {
             self.versions.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is kept of each message is found again, however many came before and whichever are skipped.
+    #[test]
+    fn the_text_is_that_of_the_last_message_that_was_not_skipped() {
+        let mut unnamed = Unnamed::default();
+        for round in 0..40_usize {
+            let texts: Vec<_> = (0..round % 6).map(|it| format!("{round}.{it}")).collect();
+            unnamed.drop_it();
+            texts.iter().for_each(|it| unnamed.change(Some(it.as_bytes()), Residue::NONE));
+            let done = round % 4;
+            (0..=done.min(texts.len())).for_each(|_| unnamed.on_done(Fate::Pass));
+            unnamed.on_error(None, texts.len().saturating_sub(done), false);
+            let left = done.min(texts.len()).checked_sub(1).map(|it| texts[it].as_bytes());
+            assert_eq!(unnamed.text(), left, "round {round}");
         }
     }
 }

@@ -73,7 +73,7 @@ impl Relay {
     fn is_settling(&mut self, tag: u8) -> bool {
         let Some(server) = &mut self.server else { return false };
         if server.unsure_sync {
-            server.unsure_sync = server.queue.has_unsure_sync();
+            server.unsure_sync = server.queue.with_unsure_sync().is_some();
             if server.unsure_sync && tag != tag::SYNC {
                 return true;
             }
@@ -169,16 +169,17 @@ impl Relay {
 
     fn end_copy(&mut self, header: Header, turn: &mut Turn<'_>) {
         let Some(server) = &mut self.server else { return };
+        let mut unsure = None;
         if !server.queue.is_empty() {
             server.queue.push(Reply::CopyEnd, Fate::Pass);
-            server.unsure_sync = server.queue.has_unsure_sync();
+            unsure = server.queue.with_unsure_sync();
+            server.unsure_sync = unsure.is_some();
         }
         if server.copy_in == CopyIn::Receiving {
             server.copy_in = CopyIn::Ended;
         }
-        let unsure = server.unsure_sync;
         self.pass_message(header);
-        if unsure && header.tag == tag::COPY_DONE && self.up_rest.bytes == 0 {
+        if unsure == Some(Reply::Execute) && header.tag == tag::COPY_DONE && self.up_rest.bytes == 0 {
             // What comes next may wait for the answer, which the server keeps to itself until a Sync.
             self.up.insert(turn.spare, |out| out.extend_from_slice(encode::FLUSH));
         }
