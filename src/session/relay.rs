@@ -146,6 +146,8 @@ enum Deallocating {
     No,
     /// The batch that is being sent may execute one.
     InBatch,
+    /// It has perhaps done so, and the server was told to answer by a Flush.
+    Executed,
     /// That batch is on its way as a whole.
     Sent,
 }

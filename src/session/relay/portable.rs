@@ -7,7 +7,8 @@ use super::unnamed::Unnamed;
 use super::{Deallocating, Phase, Presence, Relay, Resetting, Rules};
 use crate::session::portable::{Packer, Unpacker, Unreadable, place};
 
-const DEALLOCATING: [Deallocating; 3] = [Deallocating::No, Deallocating::InBatch, Deallocating::Sent];
+const DEALLOCATING: [Deallocating; 4] =
+    [Deallocating::No, Deallocating::InBatch, Deallocating::Sent, Deallocating::Executed];
 const RESETTING: [Resetting; 3] = [Resetting::No, Resetting::Reported, Resetting::Due];
 /// The phases in which a conversation can be handed over.
 const PHASES: [Phase; 2] = [Phase::Open, Phase::Refusing];

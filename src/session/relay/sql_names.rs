@@ -98,7 +98,8 @@ impl Relay {
         self.open_batch();
         let undo = about.and_then(|it| self.provide_for_sql(it, turn));
         self.send_undoable(header, Reply::Execute, undo, turn);
-        if self.deallocating == Deallocating::InBatch {
+        if self.deallocating != Deallocating::No {
+            self.deallocating = Deallocating::Executed;
             // What comes next may wait for the answer, which the server keeps to itself until a Sync.
             self.up.insert(turn.spare, |out| out.extend_from_slice(encode::FLUSH));
         }

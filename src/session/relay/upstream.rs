@@ -79,11 +79,14 @@ impl Relay {
             }
         }
         match self.deallocating {
-            Deallocating::No => false,
+            Deallocating::No | Deallocating::InBatch => false,
+            Deallocating::Executed if !server.queue.executes() => {
+                self.deallocating = Deallocating::InBatch;
+                false
+            }
             // What does not look for a name may go on.
-            Deallocating::InBatch => {
+            Deallocating::Executed => {
                 matches!(tag, tag::PARSE | tag::BIND | tag::DESCRIBE | tag::CLOSE | tag::QUERY)
-                    && server.queue.executes()
             }
             Deallocating::Sent if server.queue.is_empty() => {
                 self.deallocating = Deallocating::No;
@@ -96,7 +99,7 @@ impl Relay {
 
     /// The end of a batch is on its way, and perhaps a DEALLOCATE ALL with it.
     fn ends_batch(&mut self) {
-        if self.deallocating == Deallocating::InBatch {
+        if matches!(self.deallocating, Deallocating::InBatch | Deallocating::Executed) {
             self.deallocating = Deallocating::Sent;
         }
     }
@@ -151,7 +154,7 @@ impl Relay {
             tag::BIND => return self.bind(header, turn),
             tag::DESCRIBE => return self.describe(header, turn),
             tag::CLOSE => return self.close(header, turn),
-            tag::EXECUTE if self.about_name.is_some() || self.deallocating == Deallocating::InBatch => {
+            tag::EXECUTE if self.about_name.is_some() || self.deallocating != Deallocating::No => {
                 return self.execute_about_names(header, turn);
             }
             tag::EXECUTE => {

@@ -192,6 +192,22 @@ fn a_name_is_looked_for_only_after_all_are_deallocated() {
 }
 
 #[test]
+fn an_execute_that_deallocates_nothing_holds_up_nobody() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&messages(&[
+        (b'P', b"\0BEGIN\0\0\0"),
+        BIND,
+        EXECUTE,
+        (b'P', b"\0DEALLOCATE ALL\0\0\0"),
+        BIND,
+    ]));
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "PBEPB", "nothing makes the server answer yet");
+    bench.client(&messages(&[EXECUTE, BIND, SYNC]));
+    assert_eq!(tags(&bench.sent_to_server()), "EH");
+}
+
+#[test]
 fn a_close_leaves_no_statement_of_that_name_to_be_found() {
     let (mut bench, held) = prepared(b"select 1");
     bench.client(&messages(&[(b'Q', b"BEGIN;PREPARE x AS SELECT 2\0")]));
