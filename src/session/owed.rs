@@ -41,6 +41,8 @@ pub enum Reply {
     FunctionCall,
     /// Nothing: it marks where the client ended its COPY data.
     CopyEnd,
+    /// ReadyForQuery, or nothing where COPY mode ignored the Sync.
+    EarlySync,
 }
 
 /// What becomes of the reply.
@@ -110,6 +112,7 @@ impl Queue {
     /// One more reply is due, to a message that changed something in advance.
     pub fn push_undoable(&mut self, reply: Reply, fate: Fate, undo: Undo) {
         self.undos += 1;
+        self.ends += usize::from(reply.ends());
         self.due.push_back(Owed { reply, fate, undo: Some(Box::new(undo)) });
     }
 
@@ -145,7 +148,7 @@ impl Queue {
         if self.undos == 0 || self.ends == 0 {
             return false;
         }
-        let earlier = self.due.iter().rposition(|it| it.reply.ends()).unwrap_or(0);
+        let earlier = self.due.iter().rposition(|it| it.reply.ends()).map_or(0, |it| it + 1);
         self.due
             .iter()
             .take(earlier)
@@ -222,7 +225,9 @@ impl Queue {
             | (Reply::Close | Reply::CloseUnnamed, tag::CLOSE_COMPLETE)
             | (Reply::Describe, tag::ROW_DESCRIPTION | tag::NO_DATA)
             | (Reply::Execute, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED)
-            | (Reply::Query | Reply::Sync | Reply::FunctionCall, tag::READY_FOR_QUERY) => true,
+            | (Reply::Query | Reply::Sync | Reply::FunctionCall | Reply::EarlySync, tag::READY_FOR_QUERY) => {
+                true
+            }
             (Reply::Describe, tag::PARAMETER_DESCRIPTION)
             | (Reply::FunctionCall, tag::FUNCTION_CALL_RESPONSE)
             | (
@@ -237,36 +242,17 @@ impl Queue {
             | (Reply::Query, tag::ROW_DESCRIPTION | tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE) => {
                 false
             }
+            // What comes next has come: it was ignored.
+            (Reply::EarlySync, _) => {
+                self.pop();
+                return self.place(tag);
+            }
             _ => return Err(Unexpected),
         };
         if last {
             self.pop();
         }
         Ok(placed)
-    }
-
-    /// What an error now makes of the server's unnamed statement.
-    pub fn skips_unnamed(&self) -> SkipsUnnamed {
-        if self.due.front().is_none_or(|it| it.reply.ends()) {
-            return SkipsUnnamed::No;
-        }
-        let end = self.due.iter().position(|it| it.reply == Reply::Sync).unwrap_or(self.due.len());
-        let changes = |it: &&Owed| it.reply.changes_unnamed();
-        if self.due.iter().skip(end).any(|it| changes(&it)) {
-            return SkipsUnnamed::No;
-        }
-        // A Close that is skipped leaves what there was.
-        let kept = |it: &&Owed| it.reply == Reply::CloseUnnamed && it.fate == Fate::Pass;
-        let skipped = || self.due.iter().take(end).filter(changes).filter(|it| !kept(it));
-        let of_client = skipped().filter(|it| it.fate != Fate::Swallow).count();
-        // A Parse that fails has dropped what there was; one that is merely skipped has not.
-        let failed = self.due.front().is_some_and(|it| it.reply.changes_unnamed());
-        match of_client {
-            0 if skipped().next().is_none() => SkipsUnnamed::No,
-            0 => SkipsUnnamed::Provision,
-            1 if !failed => SkipsUnnamed::Newest,
-            _ => SkipsUnnamed::Statement,
-        }
     }
 
     /// True where a message is on its way that makes the unnamed statement another one.
@@ -284,25 +270,31 @@ impl Queue {
         !self.due.iter().skip(last).any(changes) && self.due.iter().take(last).any(changes)
     }
 
-    /// An error came in place of the next reply. Returns whether the server skips everything up to a Sync that is
-    /// yet to come.
-    pub fn on_error(&mut self, names: &mut Names, shelf: &mut Shelf) -> bool {
-        // These end with ReadyForQuery in any case.
-        if self.due.front().is_none_or(|it| it.reply.ends()) {
-            return false;
+    /// An error came in place of the next reply.
+    pub fn on_error(&mut self, names: &mut Names, shelf: &mut Shelf) -> Skipped {
+        let Some(front) = self.due.front_mut() else { return Skipped::default() };
+        if front.reply.ends() {
+            // ReadyForQuery comes in any case, but nothing of it was done.
+            let undo = front.undo.take();
+            self.undos -= usize::from(undo.is_some());
+            undo.into_iter().for_each(|it| it.take_back(names, shelf));
+            return Skipped::default();
         }
         let skipped = self.due.iter().position(|it| it.reply == Reply::Sync).unwrap_or(self.due.len());
+        let changes = self.due.iter().take(skipped).filter(|it| it.changes_unnamed_of_client()).count();
         // The newest change is taken back first, so that the oldest meaning of a name is what remains.
         self.drop_front(skipped).into_iter().rev().for_each(|it| it.take_back(names, shelf));
-        self.due.is_empty()
+        Skipped { goes_on: self.due.is_empty(), unnamed_changes: changes }
     }
 
     /// COPY IN has ended well: the server has read everything up to the client's CopyDone, and in COPY mode it
-    /// ignores Sync and Flush (`CopyGetData` in src/backend/commands/copyfromparse.c).
-    pub fn on_copy_in_done(&mut self) {
-        if let Some(end) = self.copy_end() {
-            self.drop_front(end + 1);
-        }
+    /// ignores Sync and Flush (`CopyGetData` in src/backend/commands/copyfromparse.c). Returns whether its batch still
+    /// lacks a Sync.
+    pub fn on_copy_in_done(&mut self) -> bool {
+        let Some(end) = self.copy_end() else { return false };
+        let ignored = self.due.iter().take(end).any(|it| it.reply == Reply::Sync);
+        self.drop_front(end + 1);
+        ignored && self.due.is_empty()
     }
 
     /// Where the client has ended the data of the COPY that is first.
@@ -310,11 +302,9 @@ impl Queue {
         self.due.iter().position(|it| it.reply == Reply::CopyEnd)
     }
 
-    /// True where the newest statement that is not answered yet is run by an Execute. One with a Query or a function
-    /// call behind it does not copy: COPY mode takes neither.
-    pub fn executes_last(&self) -> bool {
-        let runs = |it: &&Owed| matches!(it.reply, Reply::Execute | Reply::Query | Reply::FunctionCall);
-        self.due.iter().rfind(runs).is_some_and(|it| it.reply == Reply::Execute)
+    /// True where an Execute is not answered yet.
+    pub fn executes(&self) -> bool {
+        self.due.iter().any(|it| it.reply == Reply::Execute)
     }
 
     /// True where the client has ended the data of a COPY.
@@ -322,46 +312,72 @@ impl Queue {
         self.copy_end().is_some()
     }
 
-    /// The end of data that came first has been read, by the Query in front. In COPY mode it ignores a Sync.
-    pub fn forget_copy_end(&mut self) {
-        self.forget_early_syncs();
-        if let Some(end) = self.copy_end() {
-            self.due.remove(end);
-        }
+    /// The statement that may have begun to copy before a Sync that the client has sent, the end of the data behind it:
+    /// whether COPY mode ignores the Sync, or it ends the batch, is not known. `None`: there is no such Sync.
+    pub fn with_unsure_sync(&self) -> Option<Reply> {
+        let end = self.due.iter().rposition(|it| it.reply == Reply::CopyEnd)?;
+        let mut syncs = 0;
+        let before = self.due.iter().take(end).rev().map(|it| it.reply);
+        // COPY mode takes nothing else.
+        let mut before = before.inspect(|it| syncs += usize::from(*it == Reply::Sync));
+        let statement = before.find(|it| !matches!(it, Reply::Sync | Reply::CopyEnd))?;
+        (syncs > 0 && matches!(statement, Reply::Execute | Reply::Query)).then_some(statement)
     }
 
-    /// No Sync is awaited that went out behind the statement in front and before the end of its data.
-    pub fn forget_early_syncs(&mut self) {
-        let end = self.copy_end().unwrap_or(self.due.len());
+    /// The end of data that came first has been read, by the Query in front. In COPY mode it ignores a Sync.
+    pub fn forget_copy_end(&mut self) {
+        let Some(end) = self.copy_end() else { return };
         let mut place = 0;
         let before = self.due.len();
         self.due.retain(|it| {
             place += 1;
-            it.reply != Reply::Sync || place == 1 || place > end
+            place == 1 || place > end + 1 || !matches!(it.reply, Reply::Sync | Reply::CopyEnd)
         });
-        self.ends -= before - self.due.len();
+        // All of them but the end of data.
+        self.ends -= before - self.due.len() - 1;
     }
 
-    /// True where a Sync went out after the statement that has begun to copy and before the end of its data: if
-    /// that copy fails, nobody can tell whether the server has read it in COPY mode or will answer it.
-    pub fn has_early_sync(&self) -> bool {
-        self.due.iter().skip(1).take_while(|it| it.reply != Reply::CopyEnd).any(|it| it.reply == Reply::Sync)
+    /// How many Syncs went out behind the COPY in front that is failing, and before the end of its data if that has
+    /// come: those that it has read in COPY mode were ignored, the others are answered.
+    pub fn early_syncs(&self) -> usize {
+        let count = self.due.iter().skip(1).take_while(|it| it.reply == Reply::Sync).count();
+        // COPY mode takes no other message: all of them were read after it.
+        let all_after = self.due.get(1 + count).is_some_and(|it| it.reply != Reply::CopyEnd);
+        if all_after { 0 } else { count }
     }
 
-    /// The statement that failed in COPY mode and all that went out before the end of its data are over.
-    pub fn drop_copy(&mut self) {
-        let end = self.copy_end().map_or(self.due.len(), |it| it + 1);
-        self.drop_front(end);
+    /// The COPY in front has failed, and which of its `early` Syncs are answered shall be seen from the answers to a
+    /// Sync, a Close and another Sync of the pooler's own, which are due as well from here on. Returns whether the
+    /// server skips everything up to a Sync, unless it answers an early one.
+    pub fn ask_after_early_syncs(&mut self, early: usize) -> bool {
+        let executes = self.due.front().is_some_and(|it| !it.reply.ends());
+        let begin = usize::from(!executes);
+        let fates: Vec<Fate> = self.due.drain(1..=early).map(|it| it.fate).collect();
+        self.ends -= early;
+        if executes {
+            self.drop_front(1);
+        }
+        if self.due.get(begin).is_some_and(|it| it.reply == Reply::CopyEnd) {
+            self.due.remove(begin);
+        }
+        let skips = executes && self.due.is_empty();
+        // All ReadyForQuery up to the CloseComplete are alike. The first is ours, so that none of the client's lacks.
+        self.push(Reply::Sync, Fate::Swallow);
+        fates.into_iter().for_each(|it| self.push(Reply::EarlySync, it));
+        self.push(Reply::Close, Fate::Swallow);
+        self.push(Reply::Sync, Fate::Swallow);
+        skips
     }
 
     /// All statements are gone from the server and the client's names with them; what later messages made anew
     /// stays.
-    pub fn on_deallocate_all(&self, names: &mut Names, shelf: &mut Shelf) {
+    pub fn on_deallocate_all(&mut self, names: &mut Names, shelf: &mut Shelf) {
         names.clear();
         shelf.clear();
-        for undo in self.due.iter().filter_map(|it| it.undo.as_deref()) {
-            if let (Some(renamed), Some(parsed)) = (&undo.renamed, &undo.parsed) {
-                names.replace(&renamed.name, Some(Arc::clone(parsed)));
+        for undo in self.due.iter_mut().filter_map(|it| it.undo.as_deref_mut()) {
+            if let Some(renamed) = &mut undo.renamed {
+                // A message that is skipped brings nothing back that is gone.
+                renamed.before = names.replace(&renamed.name, undo.parsed.clone());
             }
             if let Some(parsed) = &undo.parsed {
                 shelf.put(Arc::clone(parsed));
@@ -386,23 +402,28 @@ impl Queue {
     }
 }
 
-/// What a server that skips messages does not do to its unnamed statement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SkipsUnnamed {
-    /// Nothing, or a later batch does it anew.
-    No,
-    /// It does not get the one that the client has.
-    Provision,
-    /// It does not get the client's newest, and keeps the one before it.
-    Newest,
-    /// It does not get a new one of the client, and the one before is gone or not known.
-    Statement,
+/// What an error has made a server skip.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Skipped {
+    /// It goes on to skip: the Sync that ends it is yet to come.
+    pub goes_on: bool,
+    /// How many messages of the client would have made the unnamed statement another one. The failed one is the first
+    /// of them if it is a Parse.
+    pub unnamed_changes: usize,
+}
+
+impl Owed {
+    /// Whether the client's unnamed statement is another one after it. A simple query drops it: `exec_simple_query` in
+    /// src/backend/tcop/postgres.c.
+    fn changes_unnamed_of_client(&self) -> bool {
+        self.reply.changes_unnamed() && self.fate != Fate::Swallow
+    }
 }
 
 impl Reply {
     /// Whether the unnamed statement is another one after it.
     fn changes_unnamed(self) -> bool {
-        matches!(self, Self::ParseUnnamed | Self::CloseUnnamed)
+        matches!(self, Self::ParseUnnamed | Self::CloseUnnamed | Self::Query)
     }
 
     /// Whether ReadyForQuery ends it.
@@ -445,7 +466,7 @@ mod tests {
     }
 
     fn error(queue: &mut Queue) -> bool {
-        queue.on_error(&mut Names::default(), &mut Shelf::default())
+        queue.on_error(&mut Names::default(), &mut Shelf::default()).goes_on
     }
 
     #[test]
@@ -513,7 +534,7 @@ mod tests {
             closed: None,
         };
         queue.push_undoable(Reply::Parse, Fate::Pass, undo);
-        assert!(queue.on_error(&mut names, &mut shelf));
+        assert!(queue.on_error(&mut names, &mut shelf).goes_on);
         assert_eq!(names.find(b"s").map(|it| it.id()), Some(old.id()));
         assert!(shelf.is_empty());
     }
@@ -522,9 +543,9 @@ mod tests {
     fn the_syncs_that_copy_mode_ignores_are_not_awaited() {
         use Reply::*;
         let mut queue = queue(&[Execute, Sync, CopyEnd, Sync]);
-        assert!(queue.has_early_sync());
+        assert_eq!(queue.with_unsure_sync(), Some(Execute));
         assert!(queue.place(b'C').is_ok());
-        queue.on_copy_in_done();
+        assert!(!queue.on_copy_in_done(), "a Sync is on its way");
         assert_eq!(queue.len(), 1);
         assert!(queue.place(b'Z').is_ok());
         assert!(queue.is_empty());

@@ -28,6 +28,8 @@ mod extended;
 mod leaving;
 mod portable;
 mod rest;
+mod sql_names;
+mod unnamed;
 mod upstream;
 
 use downstream::HEAL_BYTES_MAX;
@@ -127,6 +129,10 @@ enum Phase {
     Adjusting(Option<Box<Report>>),
     /// A batch failed for want of a fresh statement and will be sent once more after its ReadyForQuery.
     Healing,
+    /// A COPY has failed, and the server is to be asked which of the Syncs that went out during it are answered.
+    Doubting,
+    /// The server has been asked that.
+    Asking,
     /// What the client wanted was refused while it waited; its messages up to the next Sync are dropped.
     Refusing,
 }
@@ -140,6 +146,8 @@ enum Deallocating {
     No,
     /// The batch that is being sent may execute one.
     InBatch,
+    /// It has perhaps done so, and the server was told to answer by a Flush.
+    Executed,
     /// That batch is on its way as a whole.
     Sent,
 }
@@ -178,7 +186,9 @@ pub struct Relay {
     released: Option<(Box<Server>, Verdict)>,
     parameters: Parameters,
     names: Names,
-    unnamed: extended::Unnamed,
+    unnamed: unnamed::Unnamed,
+    /// The portal whose execution is about one of the client's names.
+    about_name: Option<Box<sql_names::Bound>>,
     phase: Phase,
     presence: Presence,
     wants_server: bool,
@@ -210,7 +220,8 @@ impl Relay {
             released: None,
             parameters,
             names: Names::default(),
-            unnamed: extended::Unnamed::default(),
+            unnamed: unnamed::Unnamed::default(),
+            about_name: None,
             phase: Phase::Open,
             presence: Presence::Here,
             wants_server: false,
@@ -381,6 +392,8 @@ impl Relay {
     /// The server has closed its connection.
     pub fn on_server_gone(&mut self, turn: &mut Turn<'_>) {
         let Some(server) = self.server.take() else { return };
+        self.unnamed.leave();
+        self.about_name = None;
         let half_given = self.down_rest.bytes > 0 && self.down_rest.pass;
         let harmless = server.is_done() && self.up.ready() == 0 && self.up_rest.bytes == 0 && !half_given;
         self.released = Some((server, Verdict::Close(CloseReason::ServerGone)));
@@ -436,6 +449,9 @@ impl Relay {
         self.give_answers(turn);
         self.read_client(turn);
         self.give_answers(turn);
+        if matches!(self.phase, Phase::Doubting) {
+            self.ask_after_syncs(turn);
+        }
         self.finish_leaving(turn);
         self.release_if_done();
         if self.up.since_mark() > HEAL_BYTES_MAX {
@@ -479,7 +495,7 @@ impl Relay {
                 self.up.insert(turn.spare, |out| encode::query(out, &query));
                 server.queue.push(Reply::Query, Fate::Swallow);
                 // A simple query drops the unnamed statement: `exec_simple_query` in src/backend/tcop/postgres.c.
-                self.unnamed.here = false;
+                self.unnamed.leave();
                 self.phase = Phase::Adjusting(None);
             }
         }
@@ -523,7 +539,8 @@ impl Relay {
             && self.up.undecided().len() < STATEMENT_SCAN_BYTES_MAX;
         if leaves && drained && self.phase == Phase::Open && server.is_done() {
             let verdict = server.verdict();
-            self.unnamed.here = false;
+            self.unnamed.leave();
+            self.about_name = None;
             self.up.unmark();
             self.released = self.server.take().map(|mut server| {
                 // Its next client's statements are seen whole.

@@ -49,6 +49,8 @@ pub struct Server {
     pub(super) skipping: bool,
     /// Messages of the extended protocol went out since the last Sync.
     pub(super) batch_open: bool,
+    /// It is not known yet whether COPY mode ignores a Sync that is on its way.
+    pub(super) unsure_sync: bool,
     /// What must be cleaned before another client may have it.
     pub(super) residue: Residue,
     /// What the statement that has just been executed does away with, unless it is undone.

@@ -261,7 +261,7 @@ proptest! {
             }
         }
         if failed {
-            prop_assert!(!advance.queue.on_error(&mut advance.names, &mut advance.shelf));
+            prop_assert!(!advance.queue.on_error(&mut advance.names, &mut advance.shelf).goes_on);
         }
         prop_assert_eq!(advance.queue.len(), 1, "the Sync is left");
         prop_assert_eq!(advance.agreed(), agreed);

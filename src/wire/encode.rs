@@ -182,6 +182,8 @@ pub const CLOSE_COMPLETE: &[u8] = &bodiless(tag::CLOSE_COMPLETE);
 pub const NO_DATA: &[u8] = &bodiless(tag::NO_DATA);
 /// Sync.
 pub const SYNC: &[u8] = &bodiless(frontend::tag::SYNC);
+/// Flush.
+pub const FLUSH: &[u8] = &bodiless(frontend::tag::FLUSH);
 /// Terminate.
 pub const TERMINATE: &[u8] = &bodiless(frontend::tag::TERMINATE);
 

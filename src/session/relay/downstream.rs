@@ -1,10 +1,11 @@
 //! What a server's messages mean: to whom they belong, and what they say of the server's state.
 
+use super::extended::TAKEN_NAME;
 use super::leaving::Presence;
 use super::{Phase, Relay, Resetting, Rest, Turn};
 use crate::config::PoolMode;
 use crate::prepared::NAME_PREFIX;
-use crate::session::owed::{Fate, Reply, SkipsUnnamed};
+use crate::session::owed::{Fate, Reply};
 use crate::session::residue::{self, Residue};
 use crate::session::server::CopyIn;
 use crate::session::verdict::CloseReason;
@@ -139,9 +140,8 @@ impl Relay {
         let Some(server) = &mut self.server else { return Ok(false) };
         match server.queue.place(tag) {
             Ok(placed) => {
-                let closed = placed.reply == Reply::CloseUnnamed && placed.fate == Fate::Pass;
-                if closed && !server.queue.changes_unnamed() {
-                    self.unnamed.forget();
+                if matches!(placed.reply, Reply::ParseUnnamed | Reply::CloseUnnamed) {
+                    self.unnamed.on_done(placed.fate);
                 }
                 Ok(placed.fate == Fate::Pass)
             }
@@ -164,14 +164,13 @@ impl Relay {
         if status == TxStatus::Idle {
             server.residue = server.residue.without(cleared);
         }
-        let pass = if server.skipping && server.queue.is_empty() {
-            // A Sync that was taken for one that COPY mode ignores: it was answered after all.
-            server.skipping = false;
-            true
-        } else {
-            self.place(header.tag)?
-        };
-        if pass {
+        let placed = server.queue.place(header.tag).map_err(|_| Error::Broken("order of a server's"))?;
+        match placed.reply {
+            Reply::Query if placed.fate != Fate::Swallow => self.unnamed.on_done(placed.fate),
+            Reply::EarlySync => server.skipping = false,
+            _ => {}
+        }
+        if placed.fate == Fate::Pass {
             self.healed = false;
             self.up.unmark();
             self.count_done(status, turn);
@@ -191,6 +190,7 @@ impl Relay {
                 self.healed = true;
                 self.up.rewind();
             }
+            Phase::Asking if self.server.as_ref().is_none_or(|it| it.queue.is_empty()) => {}
             other => self.phase = other,
         }
         Ok(Decision::Done)
@@ -218,7 +218,7 @@ impl Relay {
         if server.copy_in != CopyIn::No {
             server.copy_in = CopyIn::No;
             match placed.reply {
-                Reply::Execute => server.queue.on_copy_in_done(),
+                Reply::Execute => server.batch_open |= server.queue.on_copy_in_done(),
                 // The same query may copy once more.
                 _ => server.queue.forget_copy_end(),
             }
@@ -298,15 +298,8 @@ impl Relay {
         let front = server.queue.front().map(|it| (it.reply, it.fate));
         let about = server.queue.front().and_then(|it| it.undo.as_ref()?.renamed.as_ref());
         let about = about.map(|it| it.name.clone());
-        match server.queue.skips_unnamed() {
-            SkipsUnnamed::No => {}
-            SkipsUnnamed::Provision => self.unnamed.here = false,
-            SkipsUnnamed::Newest => self.unnamed.go_back(),
-            // The server has none, an older one, or another client's.
-            SkipsUnnamed::Statement => self.unnamed.forget(),
-        }
         if server.copy_in == CopyIn::No {
-            server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);
+            self.skip();
         } else {
             self.copy_in_failed();
         }
@@ -332,21 +325,40 @@ impl Relay {
         Ok(self.give_renamed(header, about.as_deref(), turn))
     }
 
+    /// The message whose answer is due has failed, and the server skips everything up to the next Sync.
+    fn skip(&mut self) {
+        let Some(server) = &mut self.server else { return };
+        let failed = server.queue.front().filter(|it| it.reply == Reply::ParseUnnamed).map(|it| it.fate);
+        let skipped = server.queue.on_error(&mut self.names, &mut server.shelf);
+        server.skipping |= skipped.goes_on;
+        self.unnamed.on_error(failed, skipped.unnamed_changes, server.queue.changes_unnamed());
+    }
+
     /// A COPY FROM STDIN has failed; what the client still sends of its data is ignored.
     fn copy_in_failed(&mut self) {
         let Some(server) = &mut self.server else { return };
         server.copy_in = CopyIn::No;
-        let executes = server.queue.front().is_none_or(|it| it.reply == Reply::Execute);
-        if server.queue.has_early_sync() {
-            // Read in COPY mode, it is ignored; read after the failure, it is answered.
-            server.condemned = Some(CloseReason::Uncertain);
-            if executes { server.queue.drop_copy() } else { server.queue.forget_early_syncs() }
+        match server.queue.early_syncs() {
+            0 => self.skip(),
+            early => {
+                server.skipping |= server.queue.ask_after_early_syncs(early);
+                self.phase = Phase::Doubting;
+            }
         }
-        if !executes {
+    }
+
+    /// Asks the server which Syncs it has read in COPY mode, once the client's message under way is over. A Close
+    /// never fails, and of this name there is nothing.
+    pub(super) fn ask_after_syncs(&mut self, turn: &mut Turn<'_>) {
+        if self.up_rest.bytes > 0 {
             return;
         }
-        server.skipping |= server.queue.on_error(&mut self.names, &mut server.shelf);
-        server.skipping |= server.queue.is_empty();
+        self.phase = Phase::Asking;
+        self.up.insert(turn.spare, |out| {
+            out.extend_from_slice(encode::SYNC);
+            encode::close_statement(out, TAKEN_NAME.as_bytes());
+            out.extend_from_slice(encode::SYNC);
+        });
     }
 
     /// Whether a batch that failed may be sent once more: nothing of it was executed or answered, all of it is
@@ -371,9 +383,11 @@ impl Relay {
 
     fn begin_healing(&mut self) {
         let Some(server) = &mut self.server else { return };
-        server.queue.on_error(&mut self.names, &mut server.shelf);
-        server.queue.swallow_all();
         server.shelf.mark_all_stale();
+        self.skip();
+        if let Some(server) = &mut self.server {
+            server.queue.swallow_all();
+        }
         self.phase = Phase::Healing;
     }
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 
 use super::downstream::HEAL_BYTES_MAX;
+use super::sql_names::AboutName;
 use super::upstream::invalid;
 use super::{Relay, Turn};
 use crate::config::PoolMode;
 use crate::prepared::{Presence, Renamed, Statement};
 use crate::session::owed::{Fate, Reply, Undo};
-use crate::session::portable::{Packer, Unpacker, Unreadable};
 use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{BindHead, Parse, Target, tag};
@@ -31,92 +31,7 @@ const EVICTIONS_MAX: usize = 16;
 const LOOK_AHEAD_MAX: usize = 4;
 
 /// A name on servers under which no statement is ever bound: those of statements are numbered from 1.
-const TAKEN_NAME: &str = "PGWEIR_0";
-
-/// A text that is replaced again and again without another allocation.
-#[derive(Debug, Default)]
-struct Copy(Vec<u8>);
-
-impl Copy {
-    fn replace(&mut self, text: &[u8]) -> bool {
-        self.0.clear();
-        if text.len() < self.0.capacity() / 4 {
-            self.0.shrink_to(text.len());
-        }
-        self.0.extend_from_slice(text);
-        true
-    }
-}
-
-/// The client's unnamed statement, which lives on a server only until another client comes.
-#[derive(Debug, Default)]
-pub(super) struct Unnamed {
-    /// The server on loan has it.
-    pub(super) here: bool,
-    /// Its Parse from the text on, for a Bind that comes after the server was given back.
-    copy: Copy,
-    /// `copy` is of this statement.
-    kept: bool,
-    /// What it leaves behind when executed.
-    residue: Residue,
-    /// The one before it: it comes back if the Parse of this one is skipped.
-    before: Before,
-}
-
-/// What is kept of an earlier unnamed statement.
-#[derive(Debug, Default)]
-struct Before {
-    copy: Copy,
-    kept: bool,
-    residue: Residue,
-}
-
-impl Unnamed {
-    /// Another one is about to take its place.
-    fn step(&mut self) {
-        std::mem::swap(&mut self.copy, &mut self.before.copy);
-        (self.before.kept, self.before.residue) = (self.kept, self.residue);
-    }
-
-    /// The one before it is the client's again.
-    pub(super) fn go_back(&mut self) {
-        std::mem::swap(&mut self.copy, &mut self.before.copy);
-        (self.kept, self.residue) = (self.before.kept, self.before.residue);
-        (self.here, self.before.kept) = (false, false);
-    }
-
-    /// For the next process.
-    pub(super) fn pack(&self, out: &mut Packer) {
-        out.flag(self.here);
-        for (copy, kept, residue) in [
-            (&self.copy, self.kept, self.residue),
-            (&self.before.copy, self.before.kept, self.before.residue),
-        ] {
-            out.option(kept.then_some(&copy.0), |out, text| out.bytes(text));
-            out.residue(residue);
-        }
-    }
-
-    /// What [`Self::pack`] has written.
-    ///
-    /// Errors: the bytes are none of this layout.
-    pub(super) fn unpack(from: &mut Unpacker<'_>) -> Result<Self, Unreadable> {
-        let here = from.flag()?;
-        let mut one = || {
-            let text = from.option(|it| it.bytes().map(<[u8]>::to_vec))?;
-            Ok((text.is_some(), Copy(text.unwrap_or_default()), from.residue()?))
-        };
-        let ((kept, copy, residue), before) = (one()?, one()?);
-        let before = Before { kept: before.0, copy: before.1, residue: before.2 };
-        Ok(Self { here, copy, kept, residue, before })
-    }
-
-    /// There is none any longer.
-    pub(super) fn forget(&mut self) {
-        (self.here, self.kept, self.residue) = (false, false, Residue::NONE);
-        self.before.kept = false;
-    }
-}
+pub(super) const TAKEN_NAME: &str = "PGWEIR_0";
 
 /// Whether a message could be decided about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,25 +79,16 @@ impl Relay {
     }
 
     fn parse_unnamed(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
-        let residue = match self.judge_text(header, |body| text_after_name(body), turn) {
+        let residue = match self.judge_text(header, |body| text_after_name(body)) {
             Ok(residue) => residue,
             Err(handled) => return handled,
         };
-        self.unnamed.step();
-        self.unnamed.residue = residue;
         let undecided = self.up.undecided();
-        let whole = undecided.get(HEADER..header.total());
-        let unnamed = &mut self.unnamed;
-        unnamed.kept = match whole {
-            Some(body) if header.body <= UNNAMED_KEPT_BYTES_MAX => unnamed.copy.replace(&body[1..]),
-            Some(body)
-                if header.body <= UNNAMED_BYTES_MAX && !is_bound_next(&undecided[header.total()..]) =>
-            {
-                unnamed.copy.replace(&body[1..])
-            }
-            _ => false,
-        };
-        self.unnamed.here = true;
+        let text = undecided.get(HEADER + 1..header.total()).filter(|_| {
+            header.body <= UNNAMED_KEPT_BYTES_MAX
+                || header.body <= UNNAMED_BYTES_MAX && !is_bound_next(&undecided[header.total()..])
+        });
+        self.unnamed.change(text, residue);
         self.open_batch();
         self.send(header, Reply::ParseUnnamed, turn);
         Handled::Decided
@@ -191,7 +97,7 @@ impl Relay {
     /// A named Parse that goes to the server as it is: in session mode, where the server is the client's own, or
     /// without `max_prepared_statements`, where it must not outlive the client's turn.
     fn parse_untracked(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
-        if let Err(handled) = self.judge_text(header, |body| text_after_name(body), turn) {
+        if let Err(handled) = self.judge_text(header, |body| text_after_name(body)) {
             return handled;
         }
         self.leave_behind(Residue::PREPARED);
@@ -313,10 +219,13 @@ impl Relay {
             if starts_batch && !self.healed && header.total() <= HEAL_BYTES_MAX {
                 self.up.mark();
             }
+            self.note_portal(header, AboutName::of_parse(statement.rest(), statement.residue()));
             self.bind_named(header, &NamedBind { statement, size, portal }, turn);
             return Handled::Decided;
         }
         self.open_batch();
+        let about = if unnamed { self.about_of_unnamed() } else { None };
+        self.note_portal(header, about);
         if unnamed {
             self.provide_unnamed(turn);
         }
@@ -410,8 +319,7 @@ impl Relay {
         self.open_batch();
         match statement {
             Some(name) if name.is_empty() => {
-                self.clear_unnamed(turn);
-                // It is gone when the server says so: the message may be skipped.
+                self.unnamed.drop_it();
                 self.send(header, Reply::CloseUnnamed, turn);
                 return Handled::Decided;
             }
@@ -422,6 +330,11 @@ impl Relay {
                 }
                 let before = self.names.replace(&name, None);
                 if let Some(server) = &mut self.server {
+                    if server.residue.contains(Residue::PREPARED) {
+                        // It may have one of that name as well, by SQL's PREPARE or for it.
+                        self.up.insert(turn.spare, |out| encode::close_statement(out, &name));
+                        server.queue.push(Reply::Close, Fate::Swallow);
+                    }
                     let undo = Undo { renamed: Some(Renamed { name, before }), ..Undo::default() };
                     server.queue.push_undoable(Reply::Close, Fate::Answer(encode::CLOSE_COMPLETE), undo);
                 }
@@ -451,7 +364,7 @@ impl Relay {
     }
 
     /// The names of a message have not come whole. Waits for more of it, up to a limit.
-    fn incomplete_names(&mut self, header: Header, here: usize, turn: &mut Turn<'_>) -> Handled {
+    pub(super) fn incomplete_names(&mut self, header: Header, here: usize, turn: &mut Turn<'_>) -> Handled {
         if here < header.body && here < NAME_BYTES_MAX {
             return Handled::NeedsMore(header.total().min(HEADER + (here * 2).clamp(64, NAME_BYTES_MAX)));
         }
@@ -504,32 +417,26 @@ impl Relay {
 
     /// Sees to it that the server's unnamed statement is this client's own, or none at all.
     fn provide_unnamed(&mut self, turn: &mut Turn<'_>) {
-        self.leave_behind(self.unnamed.residue);
+        self.leave_behind(self.unnamed.residue());
         let Some(server) = &mut self.server else { return };
-        if self.unnamed.here || self.rules.mode == PoolMode::Session {
+        if self.unnamed.is_here() || self.rules.mode == PoolMode::Session {
             return;
         }
-        if !self.unnamed.kept {
-            return self.clear_unnamed(turn);
-        }
-        let copy = &self.unnamed.copy;
-        self.up.insert(turn.spare, |out| encode::parse(out, b"", &copy.0));
-        server.queue.push(Reply::ParseUnnamed, Fate::Swallow);
-        self.unnamed.here = true;
+        let reply = match self.unnamed.text() {
+            Some(text) => {
+                self.up.insert(turn.spare, |out| encode::parse(out, b"", text));
+                Reply::ParseUnnamed
+            }
+            None => {
+                self.up.insert(turn.spare, |out| encode::close_statement(out, b""));
+                Reply::CloseUnnamed
+            }
+        };
+        server.queue.push(reply, Fate::Swallow);
+        self.unnamed.provided();
     }
 
-    /// Sees to it that the server has no unnamed statement but this client's own.
-    fn clear_unnamed(&mut self, turn: &mut Turn<'_>) {
-        let Some(server) = &mut self.server else { return };
-        if self.unnamed.here || self.rules.mode == PoolMode::Session {
-            return;
-        }
-        self.up.insert(turn.spare, |out| encode::close_statement(out, b""));
-        server.queue.push(Reply::CloseUnnamed, Fate::Swallow);
-        self.unnamed.here = true;
-    }
-
-    fn is_uncertain(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+    pub(super) fn is_uncertain(&self, name: &[u8], statement: Option<&Statement>) -> bool {
         self.server.as_ref().is_some_and(|it| it.queue.is_uncertain(name, statement))
     }
 

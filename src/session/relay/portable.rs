@@ -3,11 +3,12 @@
 //! Packed is a relay at rest: nothing is left to be sent either way. What has come from the client and waits for a
 //! server goes along.
 
-use super::extended::Unnamed;
+use super::unnamed::Unnamed;
 use super::{Deallocating, Phase, Presence, Relay, Resetting, Rules};
 use crate::session::portable::{Packer, Unpacker, Unreadable, place};
 
-const DEALLOCATING: [Deallocating; 3] = [Deallocating::No, Deallocating::InBatch, Deallocating::Sent];
+const DEALLOCATING: [Deallocating; 4] =
+    [Deallocating::No, Deallocating::InBatch, Deallocating::Sent, Deallocating::Executed];
 const RESETTING: [Resetting; 3] = [Resetting::No, Resetting::Reported, Resetting::Due];
 /// The phases in which a conversation can be handed over.
 const PHASES: [Phase; 2] = [Phase::Open, Phase::Refusing];
@@ -25,7 +26,18 @@ impl Relay {
     /// Writes down all of it, or nothing where it is not at rest.
     pub fn pack(&self, now: std::time::Instant, out: &mut Packer) -> bool {
         let Self { rules: _, up, up_rest, down, down_rest, server, released, .. } = self;
-        let Self { parameters, names, unnamed, phase, presence, wants_server: _, deallocating, .. } = self;
+        // That a portal is about a name: without it, the server does not find the name, and says so.
+        let Self {
+            parameters,
+            names,
+            unnamed,
+            about_name: _,
+            phase,
+            presence,
+            wants_server: _,
+            deallocating,
+            ..
+        } = self;
         let Self { healed, closing, start, resetting, last_words: _, last_event, .. } = self;
         let Self { query_since, transaction_since, .. } = self;
         let still = up.ready() == 0 && up_rest.bytes == 0 && down.is_empty() && down_rest.bytes == 0;

@@ -3,7 +3,6 @@
 use super::extended::Handled;
 use super::{Closing, Deallocating, Phase, Relay, Resetting, Rest, Turn};
 use crate::config::PoolMode;
-use crate::prepared::Renamed;
 use crate::session::owed::{Fate, Reply, Undo};
 use crate::session::residue::{self, Residue, STATEMENT_SCAN_BYTES_MAX};
 use crate::session::server::CopyIn;
@@ -27,7 +26,7 @@ impl Relay {
                 Err(error) => return self.violated(invalid(&error), turn),
             };
             match self.phase {
-                Phase::Adjusting(_) | Phase::Healing => return,
+                Phase::Adjusting(_) | Phase::Healing | Phase::Doubting | Phase::Asking => return,
                 Phase::Refusing => {
                     self.refuse_message(header, turn);
                     continue;
@@ -40,7 +39,7 @@ impl Relay {
                 }
                 return;
             }
-            if self.is_congested() || self.is_settling() || self.is_resetting(turn) {
+            if self.is_congested() || self.is_settling(header.tag) || self.is_resetting(turn) {
                 return;
             }
             match self.handle(header, turn) {
@@ -69,19 +68,38 @@ impl Relay {
         self.up.is_full() || self.down.is_full() || self.server.as_ref().is_some_and(|it| it.queue.is_full())
     }
 
-    /// True while it must be known first what the client's names mean: a DEALLOCATE ALL is under way.
-    fn is_settling(&mut self) -> bool {
-        let Some(server) = &self.server else { return false };
-        if server.queue.is_empty() && self.deallocating == Deallocating::Sent {
-            self.deallocating = Deallocating::No;
+    /// True while something must be known first: what the client's names mean, where a DEALLOCATE ALL is under way, or
+    /// which of its Syncs are answered, where one went out before the end of COPY data.
+    fn is_settling(&mut self, tag: u8) -> bool {
+        let Some(server) = &mut self.server else { return false };
+        if server.unsure_sync {
+            server.unsure_sync = server.queue.with_unsure_sync().is_some();
+            if server.unsure_sync && tag != tag::SYNC {
+                return true;
+            }
         }
-        // The same query may have gone on to COPY.
-        self.deallocating == Deallocating::Sent && server.copy_in != CopyIn::Receiving
+        match self.deallocating {
+            Deallocating::No | Deallocating::InBatch => false,
+            Deallocating::Executed if !server.queue.executes() => {
+                self.deallocating = Deallocating::InBatch;
+                false
+            }
+            // What does not look for a name may go on.
+            Deallocating::Executed => {
+                matches!(tag, tag::PARSE | tag::BIND | tag::DESCRIBE | tag::CLOSE | tag::QUERY)
+            }
+            Deallocating::Sent if server.queue.is_empty() => {
+                self.deallocating = Deallocating::No;
+                false
+            }
+            // The same query may have gone on to COPY.
+            Deallocating::Sent => server.copy_in != CopyIn::Receiving,
+        }
     }
 
     /// The end of a batch is on its way, and perhaps a DEALLOCATE ALL with it.
     fn ends_batch(&mut self) {
-        if self.deallocating == Deallocating::InBatch {
+        if matches!(self.deallocating, Deallocating::InBatch | Deallocating::Executed) {
             self.deallocating = Deallocating::Sent;
         }
     }
@@ -136,28 +154,38 @@ impl Relay {
             tag::BIND => return self.bind(header, turn),
             tag::DESCRIBE => return self.describe(header, turn),
             tag::CLOSE => return self.close(header, turn),
+            tag::EXECUTE if self.about_name.is_some() || self.deallocating != Deallocating::No => {
+                return self.execute_about_names(header, turn);
+            }
             tag::EXECUTE => {
                 server.batch_open = true;
                 self.send(header, Reply::Execute, turn);
             }
             tag::FUNCTION_CALL => return self.function_call(header, turn),
-            tag::FLUSH if server.copy_in == CopyIn::Receiving => self.drop_message(header),
             tag::FLUSH | tag::COPY_DATA => self.pass_message(header),
-            tag::COPY_DONE | tag::COPY_FAIL => {
-                if !server.queue.is_empty() {
-                    // A Sync that came before has gone unheard: the batch ends with the next one.
-                    server.batch_open |= server.queue.executes_last();
-                    server.queue.push(Reply::CopyEnd, Fate::Pass);
-                }
-                if server.copy_in == CopyIn::Receiving {
-                    server.copy_in = CopyIn::Ended;
-                }
-                self.pass_message(header);
-            }
+            tag::COPY_DONE | tag::COPY_FAIL => self.end_copy(header, turn),
             tag::TERMINATE => self.closing = Some(Box::new(Closing::Terminated)),
             tag => self.violated(unknown(tag), turn),
         }
         Handled::Decided
+    }
+
+    fn end_copy(&mut self, header: Header, turn: &mut Turn<'_>) {
+        let Some(server) = &mut self.server else { return };
+        let mut unsure = None;
+        if !server.queue.is_empty() {
+            server.queue.push(Reply::CopyEnd, Fate::Pass);
+            unsure = server.queue.with_unsure_sync();
+            server.unsure_sync = unsure.is_some();
+        }
+        if server.copy_in == CopyIn::Receiving {
+            server.copy_in = CopyIn::Ended;
+        }
+        self.pass_message(header);
+        if unsure == Some(Reply::Execute) && header.tag == tag::COPY_DONE && self.up_rest.bytes == 0 {
+            // What comes next may wait for the answer, which the server keeps to itself until a Sync.
+            self.up.insert(turn.spare, |out| out.extend_from_slice(encode::FLUSH));
+        }
     }
 
     fn function_call(&mut self, header: Header, turn: &mut Turn<'_>) -> Handled {
@@ -176,8 +204,22 @@ impl Relay {
 
     /// Passes a message on and expects its reply.
     pub(super) fn send(&mut self, header: Header, reply: Reply, turn: &Turn<'_>) {
+        self.send_undoable(header, reply, None, turn);
+    }
+
+    /// The same of a message that changed something in advance.
+    pub(super) fn send_undoable(
+        &mut self,
+        header: Header,
+        reply: Reply,
+        undo: Option<Undo>,
+        turn: &Turn<'_>,
+    ) {
         if let Some(server) = &mut self.server {
-            server.queue.push(reply, Fate::Pass);
+            match undo {
+                None => server.queue.push(reply, Fate::Pass),
+                Some(undo) => server.queue.push_undoable(reply, Fate::Pass, undo),
+            }
         }
         self.query_since.get_or_insert(turn.now);
         self.transaction_since.get_or_insert(turn.now);
@@ -186,10 +228,6 @@ impl Relay {
 
     fn sync(&mut self, header: Header, turn: &Turn<'_>) {
         let Some(server) = &mut self.server else { return };
-        if server.copy_in == CopyIn::Receiving {
-            // `CopyGetData` in src/backend/commands/copyfromparse.c ignores it.
-            return self.drop_message(header);
-        }
         server.skipping = false;
         server.batch_open = false;
         self.ends_batch();
@@ -204,13 +242,14 @@ impl Relay {
             return Handled::Decided;
         }
         // The terminating zero would look like the beginning of a second statement.
-        if let Err(handled) = self.judge_text(header, |body| body.strip_suffix(b"\0").unwrap_or(body), turn) {
-            return handled;
-        }
-        // `exec_simple_query` in src/backend/tcop/postgres.c drops the unnamed statement.
-        self.unnamed.forget();
+        let judged = self.judge_text(header, |body| body.strip_suffix(b"\0").unwrap_or(body));
+        let undo = match judged.and_then(|found| self.provide_for_query(header, found, turn)) {
+            Ok(undo) => undo,
+            Err(handled) => return handled,
+        };
+        self.unnamed.drop_it();
         self.ends_batch();
-        self.send(header, Reply::Query, turn);
+        self.send_undoable(header, Reply::Query, undo, turn);
         Handled::Decided
     }
 
@@ -220,7 +259,6 @@ impl Relay {
         &mut self,
         header: Header,
         text_of: impl Fn(&[u8]) -> &[u8],
-        turn: &mut Turn<'_>,
     ) -> Result<Residue, Handled> {
         if self.rules.mode == PoolMode::Session {
             return Ok(Residue::NONE);
@@ -234,35 +272,9 @@ impl Relay {
         let text = text_of(&undecided[HEADER..looked_at]);
         let reported = |name: &str| server.parameters.reported.value(name).is_some();
         let found = residue::of_statement(text, reported);
-        let names_one = found.contains(Residue::DEALLOCATES) && self.rules.tracks_names();
-        if names_one && server.queue.owes_batches() {
-            return Err(Handled::Waits);
-        }
-        let name = names_one.then(|| deallocated(text).map(Box::from));
         server.tags_decide |= header.total() > looked_at;
         self.leave_behind(found);
-        if let Some(Some(name)) = name {
-            self.provide_for_deallocate(name, turn);
-        }
         Ok(found)
-    }
-
-    /// SQL's DEALLOCATE of a statement that the client prepared through the protocol: the server has it under
-    /// another name, so it is given an empty one under the client's name to deallocate.
-    fn provide_for_deallocate(&mut self, name: Box<[u8]>, turn: &mut Turn<'_>) {
-        let Some(server) = &mut self.server else { return };
-        if self.names.find(&name).is_none() || server.status == TxStatus::Failed {
-            return;
-        }
-        self.up.insert(turn.spare, |out| encode::parse(out, &name, b"\0\0\0"));
-        let before = self.names.replace(&name, None);
-        let undo = Undo { renamed: Some(Renamed { name, before }), ..Undo::default() };
-        server.queue.push_undoable(Reply::Parse, Fate::Swallow, undo);
-        // Unless the DEALLOCATE succeeds, the name stays.
-        if !server.residue.contains(Residue::PREPARED) {
-            server.residue |= Residue::PREPARED;
-            server.lent_name = true;
-        }
     }
 
     /// A message of a client whose request was refused while it waited for a server.
@@ -311,22 +323,6 @@ impl Relay {
     }
 }
 
-/// The name that a DEALLOCATE statement is about, if that is all the text is.
-fn deallocated(text: &[u8]) -> Option<&[u8]> {
-    let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();
-    let text = text.strip_suffix(b";").unwrap_or(text).trim_ascii_end();
-    let mut words = text.split(u8::is_ascii_whitespace).filter(|it| !it.is_empty());
-    if !words.next()?.eq_ignore_ascii_case(b"deallocate") {
-        return None;
-    }
-    let mut name = words.next()?;
-    if name.eq_ignore_ascii_case(b"prepare") {
-        name = words.next().unwrap_or(name);
-    }
-    let quoted = name.strip_prefix(b"\"").and_then(|it| it.strip_suffix(b"\""));
-    words.next().is_none().then(|| quoted.unwrap_or(name))
-}
-
 fn is_known(tag: u8) -> bool {
     matches!(
         tag,
@@ -353,22 +349,4 @@ fn unknown(tag: u8) -> Report {
 
 pub(super) fn invalid(error: &Error) -> Report {
     Report::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::deallocated;
-
-    #[test]
-    fn the_deallocated_name_is_found_in_a_lone_statement() {
-        for (text, name) in [
-            (&b"DEALLOCATE x\0"[..], Some(&b"x"[..])),
-            (b"deallocate PREPARE \"X y\";", None),
-            (b" DEALLOCATE  prepare \"_pg3_0\" ; ", Some(b"_pg3_0")),
-            (b"DEALLOCATE x; SELECT 1", None),
-            (b"SELECT 1", None),
-        ] {
-            assert_eq!(deallocated(text), name, "{}", text.escape_ascii());
-        }
-    }
 }
