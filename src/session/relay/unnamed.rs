@@ -244,4 +244,19 @@ mod tests {
             assert_eq!(unnamed.text(), left, "round {round}");
         }
     }
+
+    /// Wherever in its ring a version lies that is none, those behind it stay.
+    #[test]
+    fn a_statement_behind_a_query_is_kept_in_every_place_of_the_ring() {
+        let mut unnamed = Unnamed::default();
+        unnamed.change(Some(b"first"), Residue::NONE);
+        unnamed.on_done(Fate::Pass);
+        for round in 0..40_usize {
+            (0..=round % 3).for_each(|_| unnamed.drop_it());
+            unnamed.change(Some(b"again"), Residue::NONE);
+            (0..=round % 3).for_each(|_| unnamed.on_done(Fate::Pass));
+            assert_eq!(unnamed.text(), Some(&b"again"[..]), "round {round}");
+            unnamed.on_done(Fate::Pass);
+        }
+    }
 }
