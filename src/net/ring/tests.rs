@@ -511,3 +511,22 @@ fn a_receive_is_taken_back_also_behind_many_others_that_are_due() {
         assert_eq!(&heard, b"it is still of use");
     });
 }
+
+#[test]
+fn what_was_taken_to_be_sent_goes_out_also_while_others_begin_something() {
+    on_ring(async {
+        let (mut other, mut their_end) = pair();
+        begin_to_read(&mut other);
+        turned().await;
+        // What this one hears now makes it begin another poll, in the very entry that sends.
+        assert!(other.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending());
+        their_end.write_all(b"x").unwrap();
+        let (mut ours, mut theirs) = batched();
+        ours.write_all(b"first").await.unwrap();
+        ours.calm();
+        ours.write_all(b", and it is still of use").await.unwrap();
+        let mut heard = [0; 29];
+        theirs.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"first, and it is still of use");
+    });
+}

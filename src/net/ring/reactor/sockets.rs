@@ -14,6 +14,8 @@ use super::Reactor;
 
 /// More than this is sent at once, without a copy.
 const COPY_BYTES_MAX: usize = 8 * 1024;
+/// Entries until what was taken to be sent is with the kernel, where others begin something in each of them.
+const SUBMISSIONS_MAX: u32 = 64;
 /// Direct reads of one socket before the others have their turn.
 const READS_MAX: u8 = 4;
 
@@ -178,7 +180,11 @@ impl Reactor {
     /// Errors: what was taken to be sent has not been, or the ring is broken: the socket is of no use.
     pub(in crate::net::ring) fn calm(&mut self, place: Place<'_>) -> io::Result<bool> {
         let Place { index, fd } = place;
-        if self.slots[index as usize].queued.is_some() {
+        for _ in 0..SUBMISSIONS_MAX {
+            if self.slots[index as usize].queued.is_none() {
+                break;
+            }
+            // Also one that brings something which begins something new: it is not known then what was submitted.
             self.enter(Wait::No)?;
         }
         if self.slots[index as usize].is_under_way(Operation::Receive) {
