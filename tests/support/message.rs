@@ -228,7 +228,8 @@ impl fmt::Display for Message {
                 while rest.0.len() > 1 {
                     write!(f, " {}={:?}", char::from(rest.take(1)[0]), rest.c_string())?;
                 }
-                rest.take(1);
+                // One who hung up has said nothing at all.
+                rest.take(rest.0.len().min(1));
             }
             // The pid is another through a pooler.
             b'A' => {
