@@ -363,11 +363,21 @@ fn keys_shown_at_a_login_still_open_servers() {
     }
 }
 
+/// Tells others that it is over, also by a failure: they would go on for ever.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn nobody_who_logs_in_at_that_moment_is_cut_off() {
     let mut pooler = start(Setup::of(Cluster::shared()));
     let (address, over) = (pooler.address(), AtomicBool::new(false));
     std::thread::scope(|scope| {
+        let ends = Ends(&over);
         let clients = (0..8).map(|_| {
             scope.spawn(|| {
                 let mut logins = 0_u32;
@@ -385,7 +395,7 @@ fn nobody_who_logs_in_at_that_moment_is_cut_off() {
         for _ in 0..20 {
             assert!(pooler.reboot().success(), "{}", pooler.log());
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ends);
         for client in clients {
             let logins: Result<u32, u32> = client.join().unwrap();
             assert!(logins.is_ok_and(|it| it > 0), "after so many logins: {logins:?}");
