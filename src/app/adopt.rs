@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::opener::{Errand, Openings};
@@ -22,12 +23,12 @@ use crate::handover::{Column, Row, Task};
 use crate::ids::{ClientId, PoolKey, WorkerId};
 use crate::net::Detached;
 use crate::net::listen::Bound;
-use crate::pool::Claim;
+use crate::pool::{Claim, Participant};
 use crate::server::Handed;
 use crate::server::handed::unpack_key;
 use crate::session::portable::{Common, LAYOUT, Unpacker, Unreadable};
 use crate::session::relay::{Relay, Rules, Unpacked};
-use crate::stats::{ClientLogin, Replication, client_event};
+use crate::stats::{ClientLogin, ClientSeat, Replication, client_event};
 use crate::wire::CancelKey;
 
 /// Why the rows cannot be used.
@@ -247,19 +248,39 @@ impl Adoption {
         format!("{} clients, {} servers", self.clients.len(), self.idle.len() + busy)
     }
 
-    /// Brings everything to the workers.
-    pub fn distribute(self, process: &Process, openings: &Openings) {
+    /// Brings everything to the workers, and waits until all of it is there. Before that nobody may come in: who asks
+    /// for SUSPEND must find all clients, who asks for a server all that the pools have.
+    pub async fn distribute(self, process: &Process, openings: &Openings) {
+        let (all, under_way) = watch::channel(());
+        let passage = Passage { all: Arc::new(all), under_way };
         for server in self.idle {
-            openings.send(None, Errand::Adopt(Box::new(server)));
+            openings.send(None, Errand::Adopt(Box::new(server), passage.clone()));
         }
         for client in self.clients {
-            process.hall.enter(process, Arriving::Adopted(Box::new(client)));
+            process.hall.enter(process, Arriving::Adopted(Box::new(client), passage.clone()));
         }
+        passage.end().await;
     }
 }
 
-/// Takes an idle server into its pool, on this worker.
-pub fn take_in(process: &Process, worker: WorkerId, server: AdoptedServer) {
+/// The way of a client or a server to its worker. Dropping it ends it.
+#[derive(Clone)]
+pub struct Passage {
+    all: Arc<watch::Sender<()>>,
+    under_way: watch::Receiver<()>,
+}
+
+impl Passage {
+    /// This one is there. Waits until all are, or are given up.
+    async fn end(self) {
+        let Self { all, under_way } = self;
+        drop(under_way);
+        all.closed().await;
+    }
+}
+
+/// Takes an idle server into its pool, on this worker; that is the end of its way.
+pub fn take_in(process: &Process, worker: WorkerId, (server, _passage): (AdoptedServer, Passage)) {
     let AdoptedServer { pool, socket, handed } = server;
     let born = handed.created;
     match handed.connect(socket, process.ids.server(), worker) {
@@ -268,10 +289,31 @@ pub fn take_in(process: &Process, worker: WorkerId, server: AdoptedServer) {
     }
 }
 
-/// Goes on with a client, on this worker; its conversation, in a task of its own, keeps no memory of this. Not cancel
-/// safe: dropping it closes the connection.
-pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, id: ClientId, place: Place) {
+/// Goes on with a client, on this worker, once all others are there too; its conversation, in a task of its own, keeps no
+/// memory of this. Not cancel safe: dropping it closes the connection.
+pub async fn go_on(
+    process: Arc<Process>,
+    worker: Rc<Worker>,
+    (adopted, passage): (Adopted, Passage),
+    id: ClientId,
+    place: Place,
+) {
     let participant = process.pools.suspension().join().await;
+    let taken_over = take_over(&process, worker, adopted, (id, place, participant));
+    // A server that another client has counts in its pool from now on.
+    passage.end().await;
+    if let Some((conversation, seat)) = taken_over {
+        conversation.go_on(process, seat);
+    }
+}
+
+/// Puts a client's conversation together again. `None`: its connection is closed.
+fn take_over(
+    process: &Process,
+    worker: Rc<Worker>,
+    adopted: Adopted,
+    (id, place, participant): (ClientId, Place, Participant),
+) -> Option<(Conversation, ClientSeat)> {
     let Adopted { socket, login, key, unpacked: Unpacked { relay, input }, server } = adopted;
     let taken = socket.attach().and_then(|client| {
         let ends = (client.peer_addr()?, client.local_addr()?);
@@ -279,12 +321,15 @@ pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, 
     });
     let (client, ends) = match taken {
         Ok(taken) => taken,
-        Err(error) => return tracing::debug!("cannot take a client over: {error}"),
+        Err(error) => {
+            tracing::debug!("cannot take a client over: {error}");
+            return None;
+        }
     };
-    let roster_seat = session::enter_on_roster(&process, worker.id, ends, id);
+    let roster_seat = session::enter_on_roster(process, worker.id, ends, id);
     let entry = Arc::clone(roster_seat.entry());
     // It is here already: limits are for those who come.
-    let Some(mut seat) = process.census.seat(Limit::None) else { return };
+    let mut seat = process.census.seat(Limit::None)?;
     seat.enter_database(&login.pool.database, Limit::None);
     seat.enter_user(&login.user, Limit::None);
     let pool = process.pools.enter(&login.pool);
@@ -300,16 +345,13 @@ pub async fn go_on(process: Arc<Process>, worker: Rc<Worker>, adopted: Adopted, 
             match handed.connect(socket, process.ids.server(), worker.id) {
                 Ok(conn) => Some(claim.adopt(&pool, conn, born)),
                 Err(error) => {
-                    return client_event!(
-                        warn,
-                        entry,
-                        "closing because: cannot go on with its server: {error}"
-                    );
+                    client_event!(warn, entry, "closing because: cannot go on with its server: {error}");
+                    return None;
                 }
             }
         }
     };
     let input = input.as_slice().into();
     let parts = Parts { client, input, place, claim, participant, pool: Arc::clone(&pool), lease, relay };
-    Conversation::new(Driver::new(worker, parts), seat, ticket, pool).go_on(process, roster_seat);
+    Some((Conversation::new(Driver::new(worker, parts), seat, ticket, pool), roster_seat))
 }

@@ -155,7 +155,7 @@ fn live(options: &RunOptions, mut config: Config, unread: &[Diagnostic]) -> Resu
     let admin = process.admin();
     let threads =
         Workers::start(&process, &admin, &openings).map_err(|it| Failure::of("cannot start workers", it))?;
-    adoption.distribute(&process, &openings);
+    runtime.block_on(adoption.distribute(&process, &openings));
     let serving =
         Serving { process: Arc::clone(&process), admin, reloader, threads: &threads, daemon: options.daemon };
     let result = LocalSet::new().block_on(&runtime, serving.run(doors, signals, control));

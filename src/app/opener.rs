@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
-use super::adopt::{self, AdoptedServer};
+use super::adopt::{self, AdoptedServer, Passage};
 use super::process::Process;
 use crate::auth::Credentials;
 use crate::client::stored_credentials;
@@ -84,7 +84,7 @@ pub enum Errand {
     /// Ask one whether it still answers.
     Check(Lease<Resetting>),
     /// Go on with an idle one of the process before.
-    Adopt(Box<AdoptedServer>),
+    Adopt(Box<AdoptedServer>, Passage),
 }
 
 impl Openings {
@@ -118,7 +118,7 @@ impl Opener<ServerConn> for Openings {
 pub async fn run(process: &Process, worker: WorkerId, errand: Errand) {
     match errand {
         Errand::Open(task) => open(process, worker, task).await,
-        Errand::Adopt(server) => adopt::take_in(process, worker, *server),
+        Errand::Adopt(server, passage) => adopt::take_in(process, worker, (*server, passage)),
         Errand::Check(lease) => {
             let config = process.config.load_full();
             let settings = &config.settings;

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::accept;
-use super::adopt::{self, Adopted};
+use super::adopt::{self, Adopted, Passage};
 use super::opener::{self, Errand};
 use super::process::Process;
 use super::session::{self, Moved};
@@ -46,7 +46,7 @@ pub enum Arriving {
     /// It was accepted, and takes part in SUSPEND.
     New(Accepted, Participant),
     /// It is one of the process before.
-    Adopted(Box<Adopted>),
+    Adopted(Box<Adopted>, Passage),
     /// It lived on another worker so far.
     Moved(Box<Moved>),
 }
@@ -83,7 +83,7 @@ impl Hall {
 impl Arrival {
     fn new(process: &Process, what: Arriving) -> Self {
         let (place, id) = match &what {
-            Arriving::New(..) | Arriving::Adopted(_) => (process.staffing.arrive(), process.ids.client()),
+            Arriving::New(..) | Arriving::Adopted(..) => (process.staffing.arrive(), process.ids.client()),
             Arriving::Moved(moved) => (moved.place(), moved.id()),
         };
         Self { what, id, place }
@@ -124,8 +124,8 @@ impl Crew {
                 let newcomer = session::Accepted { socket, id, place, participant };
                 tokio::task::spawn_local(session::serve(process, admin, worker, newcomer));
             }
-            Arriving::Adopted(adopted) => {
-                tokio::task::spawn_local(adopt::go_on(process, worker, *adopted, id, place));
+            Arriving::Adopted(adopted, passage) => {
+                tokio::task::spawn_local(adopt::go_on(process, worker, (*adopted, passage), id, place));
             }
             Arriving::Moved(moved) => moved.arrive(worker),
         }

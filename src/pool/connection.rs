@@ -33,6 +33,9 @@ pub trait Connection: Send + Sized + 'static {
     /// Shares a set of settings that equals the one it has reported: equal sets are then found to be so by address.
     fn share_reported(&mut self, same: Arc<Values>);
 
+    /// How many statements of clients it has prepared.
+    fn prepared(&self) -> usize;
+
     /// The worker whose reactor has its socket.
     fn home(&self) -> WorkerId;
 

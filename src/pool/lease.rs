@@ -110,6 +110,12 @@ impl<C: Connection> Member<C> {
         tracked.show(&self.entry);
     }
 
+    /// Shows it on the roster as one that rests, with what clients have left on it.
+    pub(super) fn show_idle(&self) {
+        self.track(Tracked::Idle);
+        self.entry.set_prepared(self.conn.as_ref().map_or(0, Connection::prepared));
+    }
+
     /// Says in the log why it is being closed.
     pub(super) fn log(&self, reason: &str, now: Instant) {
         let age = now.saturating_duration_since(self.born).as_secs();

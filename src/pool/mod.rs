@@ -166,7 +166,7 @@ impl<C: Connection> Pool<C> {
             return self.serve_demand(now);
         }
         // Before others can see it: whoever gets it next shows so.
-        member.track(Tracked::Idle);
+        member.show_idle();
         let home = member.home();
         let release = self.put_back(seat, |schedule| schedule.release(seat, member, home, now));
         self.settle(release, now);
@@ -225,7 +225,7 @@ impl<C: Connection> Pool<C> {
     /// A server that was held is shown as idle, if it is.
     fn show_idle(&self, seat: Seat) {
         if let Some(member) = self.lock().idle_at(seat) {
-            member.track(Tracked::Idle);
+            member.show_idle();
         }
     }
 
@@ -528,7 +528,7 @@ impl<C: Connection> OpenTask<C> {
         let mut member = Member::new(&pool.me, seat, conn, given);
         match member.watch() {
             Ok(()) => {
-                member.track(Tracked::Idle);
+                member.show_idle();
                 let release = pool.put_back(seat, |schedule| schedule.opened(seat, member, home, now));
                 pool.settle(release, now);
                 // The login may have been what others waited for.

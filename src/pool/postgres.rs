@@ -45,6 +45,10 @@ impl Connection for ServerConn {
         self.session().parameters.reported = same;
     }
 
+    fn prepared(&self) -> usize {
+        self.session.as_ref().map_or(0, |it| it.shelf.len())
+    }
+
     fn home(&self) -> WorkerId {
         self.home
     }

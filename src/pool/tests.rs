@@ -99,6 +99,10 @@ impl Connection for FakeConn {
 
     fn share_reported(&mut self, _: Arc<Values>) {}
 
+    fn prepared(&self) -> usize {
+        0
+    }
+
     fn home(&self) -> WorkerId {
         self.home
     }

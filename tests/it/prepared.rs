@@ -228,6 +228,24 @@ fn no_more_than_the_limit_is_kept_on_a_server_and_all_still_work() {
 }
 
 #[test]
+fn show_servers_counts_what_clients_have_prepared_on_each() {
+    let pooler = single().set("max_prepared_statements", "3").start();
+    let (mut one, mut other) = (pooler.app(), pooler.app());
+    let shown = || pooler.show("SHOW SERVERS")[0]["prepared_statements"].parse::<usize>().unwrap();
+    one.query("SELECT 1");
+    assert_eq!(shown(), 0);
+    prepare(&mut one, "mine", "SELECT 1");
+    // The same text under another name is the same to the server.
+    prepare(&mut other, "theirs", "SELECT 1");
+    prepare(&mut other, "more", "SELECT 2");
+    eventually("both texts are there", || shown() == 2);
+    for number in 3..9 {
+        prepare(&mut one, &format!("s{number}"), &format!("SELECT {number}"));
+    }
+    eventually("no more than may be kept", || shown() == 3);
+}
+
+#[test]
 fn a_closed_statement_is_unknown_and_its_name_free() {
     let pooler = single().start();
     let mut client = pooler.app();

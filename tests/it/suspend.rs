@@ -109,9 +109,13 @@ fn large_answers_under_way_survive() {
     let mut console = pooler.console();
     for _ in 0..5 {
         client.send(&query("SELECT repeat('x', 300) FROM generate_series(1, 20000)"));
-        assert_eq!(tags(&console.query("SUSPEND")), "CZ");
-        assert_eq!(tags(&console.query("RESUME")), "CZ");
-        assert_eq!(rows(&client.ready()).len(), 20_000);
+        thread::scope(|scope| {
+            // Whoever does not read is waited for until `suspend_timeout`, as soon as its socket takes no more.
+            let rows_read = scope.spawn(|| rows(&client.ready()).len());
+            assert_eq!(tags(&console.query("SUSPEND")), "CZ");
+            assert_eq!(tags(&console.query("RESUME")), "CZ");
+            assert_eq!(rows_read.join().unwrap(), 20_000);
+        });
     }
 }
 

@@ -18,8 +18,8 @@ use super::bell::{Bell, Letter};
 use super::kernel::{Completion, Interest, Kernel, Wait};
 use super::slot::{Input, Life, Operation, Slot, is_passing};
 
-/// How often what is left is submitted when the ring ends: the kernel may have no room at first.
-const FINISH_TRIES_MAX: u32 = 16;
+/// How often the ring is entered until nothing is left to be submitted: the kernel may have no room at first.
+const TRIES_MAX: u32 = 16;
 
 mod sockets;
 
@@ -149,7 +149,7 @@ impl Reactor {
 
     /// Submits what is left, before the ring ends.
     pub(super) fn finish(&mut self) {
-        for _ in 0..FINISH_TRIES_MAX {
+        for _ in 0..TRIES_MAX {
             if self.enter(Wait::No).is_err() || self.kernel.unsubmitted() == 0 {
                 return;
             }

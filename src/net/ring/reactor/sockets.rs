@@ -10,12 +10,10 @@ use tokio::io::ReadBuf;
 
 use super::super::kernel::{BUFFER_BYTES, Wait};
 use super::super::slot::{Input, Operation, Pace, Place, peek_now, read_now, send_now, wait_in};
-use super::Reactor;
+use super::{Reactor, TRIES_MAX};
 
 /// More than this is sent at once, without a copy.
 const COPY_BYTES_MAX: usize = 8 * 1024;
-/// Entries until what was taken to be sent is with the kernel, where others begin something in each of them.
-const SUBMISSIONS_MAX: u32 = 64;
 /// Direct reads of one socket before the others have their turn.
 const READS_MAX: u8 = 4;
 
@@ -180,13 +178,7 @@ impl Reactor {
     /// Errors: what was taken to be sent has not been, or the ring is broken: the socket is of no use.
     pub(in crate::net::ring) fn calm(&mut self, place: Place<'_>) -> io::Result<bool> {
         let Place { index, fd } = place;
-        for _ in 0..SUBMISSIONS_MAX {
-            if self.slots[index as usize].queued.is_none() {
-                break;
-            }
-            // Also one that brings something which begins something new: it is not known then what was submitted.
-            self.enter(Wait::No)?;
-        }
+        self.send_queued(index)?;
         if self.slots[index as usize].is_under_way(Operation::Receive) {
             // Only what was submitted can be taken back.
             self.enter(Wait::No)?;
@@ -212,6 +204,19 @@ impl Reactor {
             slot.input = Input::Nothing;
         }
         Ok(!matches!(slot.input, Input::Nothing))
+    }
+
+    /// Has the kernel take what is queued to be sent on a socket.
+    fn send_queued(&mut self, index: u32) -> io::Result<()> {
+        for _ in 0..TRIES_MAX {
+            if self.slots[index as usize].queued.is_none() {
+                break;
+            }
+            // It counts as sent only when everything is submitted, and what is heard meanwhile may ask for more: a bell
+            // that rang is watched anew.
+            self.enter(Wait::No)?;
+        }
+        Ok(())
     }
 
     /// How many bytes that were received wait in a buffer.
