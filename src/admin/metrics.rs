@@ -32,7 +32,6 @@ pub(super) fn render(view: &View) -> String {
     lists(&recorder, view);
     databases(&recorder, view);
     pools(&recorder, view);
-    prepared(&recorder, view);
     database_stats(&recorder, &mut text, view);
     pool_stats(&recorder, &mut text, view);
     recorder.handle().render() + &text.finish()
@@ -234,6 +233,11 @@ fn pools(recorder: &PrometheusRecorder, view: &View) {
         }
         let help = "How long the client that waits longest has been waiting.";
         gauge(recorder, "pgbouncer_pools_client_maxwait_seconds", help, &of, seconds(counts.max_wait_us));
+        if let Some(count) = counts.prepared {
+            // Nothing limits it.
+            let help = "Names of prepared statements that the pool's clients have.";
+            gauge(recorder, "pgweir_client_prepared_statements", help, &of, float(count));
+        }
         let settings = view.config.pool_settings(key);
         gauge(
             recorder,
@@ -245,20 +249,6 @@ fn pools(recorder: &PrometheusRecorder, view: &View) {
         if settings.mode == PoolMode::Session {
             gauge(recorder, "pgweir_pool_session_mode", "1 for pools in session mode.", &of, 1.0);
         }
-    }
-}
-
-/// The names that clients have given to prepared statements: nothing limits them.
-fn prepared(recorder: &PrometheusRecorder, view: &View) {
-    const HELP: &str = "Names of prepared statements that the pool's clients have.";
-    let mut counts: BTreeMap<_, u64> = BTreeMap::new();
-    for client in view.roster.clients() {
-        let Some(login) = client.login() else { continue };
-        *counts.entry(login.pool.clone()).or_default() += u64::from(client.prepared());
-    }
-    for (PoolKey { database, user }, count) in &counts {
-        let of = [("database", database.as_str()), ("user", user.as_str())];
-        gauge(recorder, "pgweir_client_prepared_statements", HELP, &of, float(*count));
     }
 }
 

@@ -14,7 +14,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::refusal::Refusal;
 use crate::config::Settings;
-use crate::net::{Address, HandshakeError, Stream};
+use crate::net::{Address, HandshakeError, Stream, ring};
 use crate::wire::frontend::tag;
 use crate::wire::limits::PASSWORD_BYTES_MAX;
 use crate::wire::startup::First;
@@ -24,7 +24,7 @@ use crate::wire::{self, Header};
 pub const READ_BYTES: usize = 1024;
 
 /// Room to receive into: with less a ring does not receive ahead.
-const ROOM_BYTES: usize = 4 * 1024;
+const ROOM_BYTES: usize = ring::BUFFER_BYTES;
 
 /// Room for what is said to a client up to its first ReadyForQuery, as a rule.
 const OUTPUT_BYTES: usize = 512;

@@ -109,6 +109,19 @@ impl Modes {
         }
     }
 
+    /// Plays scripts made of seeds, as many as usual or as the environment says, up to the tenth difference; fails if
+    /// there was any.
+    #[track_caller]
+    fn check_random(mut self, usual: u64, script: impl Fn(&mut Random) -> Vec<Step>) {
+        for seed in seeds(usual) {
+            self.check(&format!("PGWEIR_SEED={seed}"), &script(&mut Random::new(seed)));
+            if self.differences.len() > 9 {
+                break;
+            }
+        }
+        self.finish();
+    }
+
     /// Fails if anything differed.
     #[track_caller]
     fn finish(self) {
@@ -415,16 +428,9 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn random_conversations() {
-    let mut modes = Modes::start();
+    let modes = Modes::start();
     let table = table();
-    for seed in seeds(400) {
-        let script = random_script(&mut Random::new(seed), &table);
-        modes.check(&format!("PGWEIR_SEED={seed}"), &script);
-        if modes.differences.len() > 9 {
-            break;
-        }
-    }
-    modes.finish();
+    modes.check_random(400, |random| random_script(random, &table));
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub(in crate::admin) struct PoolCounts {
     servers: [u32; ServerState::ALL.len()],
     /// How long the client that waits longest has been waiting.
     pub(in crate::admin) max_wait_us: u64,
+    /// The names that clients have given to prepared statements; `None`: no client has logged in.
+    pub(in crate::admin) prepared: Option<u64>,
 }
 
 impl PoolCounts {
@@ -76,6 +78,9 @@ pub(in crate::admin) fn pool_counts(view: &View) -> BTreeMap<PoolKey, PoolCounts
         };
         let pool = pools.entry(pool.clone()).or_default();
         pool.clients[client.state() as usize] += 1;
+        if client.login().is_some() {
+            *pool.prepared.get_or_insert_default() += u64::from(client.prepared());
+        }
         if client.state() == ClientState::Waiting {
             let waited = client.query_since_us().map_or(0, |since| view.now_us().saturating_sub(since));
             pool.max_wait_us = pool.max_wait_us.max(waited);

@@ -37,7 +37,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 /// Bytes of a buffer to receive into: what most queries and answers fit in. Of more the rest is read directly.
-pub(super) const BUFFER_BYTES: usize = 4 * 1024;
+pub const BUFFER_BYTES: usize = 4 * 1024;
 /// Buffers to receive into; a power of two. Where all are in use, a socket is read directly.
 const BUFFERS: u16 = 64;
 /// Bytes that may wait to be sent with the next submission.

@@ -16,6 +16,7 @@ mod turn;
 #[cfg(test)]
 mod tests;
 
+pub use kernel::BUFFER_BYTES;
 pub(super) use listening::RingListener;
 pub(super) use socket::RingSocket;
 

@@ -1,6 +1,6 @@
 //! Random pipelines in which errors meet what changes names, the unnamed statement and COPY.
 
-use super::{Modes, Send, Step, Until, seeds};
+use super::{Modes, Send, Step, Until};
 use crate::support::prelude::*;
 
 /// Texts whose statements know nothing of names.
@@ -104,14 +104,7 @@ fn tables() -> String {
 
 #[test]
 fn random_pipelines() {
-    let mut modes = Modes::start();
+    let modes = Modes::start();
     let table = tables();
-    for seed in seeds(400) {
-        let script = random_script(&mut Random::new(seed), &table);
-        modes.check(&format!("PGWEIR_SEED={seed}"), &script);
-        if modes.differences.len() > 9 {
-            break;
-        }
-    }
-    modes.finish();
+    modes.check_random(400, |random| random_script(random, &table));
 }
