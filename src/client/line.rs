@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -184,17 +184,17 @@ impl Line {
         }
     }
 
-    /// Sends what [`Self::output`] holds. Not cancel safe.
+    /// Sends what [`Self::output`] holds. Cancel safe: what has not been taken stays to be sent.
     pub(super) async fn flush(&mut self) -> Result<(), End> {
         let Self { stream: Some(stream), output, .. } = self else {
             return Err(End::Io(io::ErrorKind::NotConnected.into()));
         };
-        let rest = &output[stream.send_now(output)..];
-        if !rest.is_empty() {
-            stream.write_all(rest).await?;
+        let sent = stream.send_now(output);
+        output.advance(sent);
+        if !output.is_empty() {
+            stream.write_all_buf(output).await?;
             stream.flush().await?;
         }
-        output.clear();
         Ok(())
     }
 

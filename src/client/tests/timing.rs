@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::fixture::*;
+use crate::client::Line;
 use crate::client::refusal::Refusal;
 use crate::config::AuthType;
 
@@ -72,4 +74,22 @@ async fn the_limit_is_for_the_whole_login_not_for_each_message() {
     })
     .await;
     assert_eq!(error.map(|report| report.message).as_deref(), Some("client_login_timeout"));
+}
+
+#[tokio::test]
+async fn what_a_flush_has_sent_before_it_was_given_up_is_not_sent_again() {
+    let (near, far) = crate::net::Stream::pair().unwrap();
+    let peer = near.peer_addr().unwrap();
+    let mut line = Line::new(near, BytesMut::new(), peer);
+    // More than a socket takes while nobody reads.
+    let said: Vec<u8> = (0..4 << 20).map(|at: u32| (at % 251) as u8).collect();
+    line.output().extend_from_slice(&said);
+    let given_up = tokio::time::timeout(Duration::ZERO, line.flush()).await;
+    assert!(given_up.is_err());
+    let (mut heard, mut far) = (Vec::new(), Client::new(far).stream);
+    let flush = async move { line.flush().await.unwrap() };
+    let ((), heard_to_the_end) =
+        tokio::join!(flush, tokio::io::AsyncReadExt::read_to_end(&mut far, &mut heard));
+    heard_to_the_end.unwrap();
+    assert!(heard == said);
 }
