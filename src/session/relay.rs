@@ -420,9 +420,10 @@ impl Relay {
         self.close_with(report, turn);
     }
 
-    /// The client is told this, which changes nothing else. Returns whether it could be told just now.
+    /// The client is told this, which changes nothing else. Returns whether it could be told just now: within a message,
+    /// or to who has had its last words or only the beginning of a message whose server is gone, nothing can be said.
     pub fn notify(&mut self, notice: &Report, turn: &mut Turn<'_>) -> bool {
-        let possible = self.down_rest.bytes == 0;
+        let possible = self.down_rest.bytes == 0 && self.closing.is_none();
         if possible {
             self.down.insert(turn.spare, |out| notice.encode(out));
         }
@@ -473,6 +474,10 @@ impl Relay {
 
     #[inline(never)]
     fn give_answers_due(&mut self, turn: &mut Turn<'_>) {
+        if self.last_words.is_some() {
+            // The client has heard of the end: nothing comes after it.
+            return;
+        }
         let Some(server) = &mut self.server else { return };
         while let Some(answer) = server.queue.take_answer() {
             if self.presence == Presence::Here {
