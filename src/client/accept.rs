@@ -74,7 +74,7 @@ pub async fn accept(stream: Stream, early: BytesMut, peer: Address, door: &Door<
         Ok(Greeting::Startup(startup)) => Ok(Caller::Client(Box::new(Arrival { line, startup, deadline }))),
         Ok(Greeting::Cancel(key)) => Ok(Caller::Cancel { key, stream: line.take_out()? }),
         Err(end) => {
-            line.turn_away(&end, door.settings).await;
+            Box::pin(line.turn_away(&end, door.settings)).await;
             Err(end)
         }
     }

@@ -1,14 +1,19 @@
 //! A client's connection before its session: whole packets in, whole packets out.
 //!
-//! Owns the read buffer until the session takes it over, and the way a client is turned away. Every read is bounded
-//! by the largest packet that may come at that point. What has come when TLS begins is the handshake's, or a fault.
+//! Owns what was received until the session takes it over, and the way a client is turned away. No more is read while
+//! a whole packet waits, and none is larger than may come at that point. What has come when TLS begins is the
+//! handshake's, or a fault.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -23,11 +28,13 @@ use crate::wire::{self, Header};
 /// Bytes taken off a connection that was just accepted. A start-up packet rarely has more.
 pub const READ_BYTES: usize = 1024;
 
-/// Room to receive into: with less a ring does not receive ahead.
-const ROOM_BYTES: usize = ring::BUFFER_BYTES;
+/// Bytes taken with one read. With less room a ring does not receive ahead.
+const RECEIVED_BYTES_MAX: usize = ring::BUFFER_BYTES;
 
-/// Room for what is said to a client up to its first ReadyForQuery, as a rule.
-const OUTPUT_BYTES: usize = 512;
+thread_local! {
+    /// What clients in their login are received into: whoever is waited for, perhaps one of thousands, has no buffer.
+    static RECEIVED: RefCell<[u8; RECEIVED_BYTES_MAX]> = const { RefCell::new([0; RECEIVED_BYTES_MAX]) };
+}
 
 /// What a client may send before it has been welcomed, as far as that is read.
 const EARLY_BYTES_MAX: usize = 16 * 1024;
@@ -129,7 +136,7 @@ pub struct Line {
 impl Line {
     /// A connection on which nothing has been said but `early`.
     pub fn new(stream: Stream, early: BytesMut, peer: Address) -> Self {
-        let (heard, output) = (!early.is_empty(), BytesMut::with_capacity(OUTPUT_BYTES));
+        let (heard, output) = (!early.is_empty(), BytesMut::new());
         Self { stream: Some(stream), peer, input: early, output, heard, since: Instant::now() }
     }
 
@@ -179,7 +186,7 @@ impl Line {
         loop {
             match self.input.first() {
                 Some(byte) => return Ok(*byte),
-                None => self.read(1).await?,
+                None => self.read().await?,
             }
         }
     }
@@ -207,8 +214,7 @@ impl Line {
                     let packet = self.input.split_to(size).freeze();
                     return First::decode(&packet).map_err(|error| self.not_understood(error, &packet));
                 }
-                Ok(Some(size)) => self.read(size).await?,
-                Ok(None) => self.read(wire::startup::LENGTH).await?,
+                Ok(_) => self.read().await?,
             }
         }
     }
@@ -231,9 +237,9 @@ impl Line {
                         message.zeroize();
                         return Ok(body);
                     }
-                    self.read(header.total()).await?;
+                    self.read().await?;
                 }
-                Ok(None) => self.read(wire::frame::HEADER).await?,
+                Ok(None) => self.read().await?,
             }
         }
     }
@@ -242,21 +248,30 @@ impl Line {
     /// much, its leaving goes unnoticed. Cancel safe.
     pub(super) async fn left(&mut self) -> End {
         while self.input.len() < EARLY_BYTES_MAX {
-            if let Err(end) = self.read(self.input.len() + 1).await {
+            if let Err(end) = self.read().await {
                 return end;
             }
         }
         std::future::pending().await
     }
 
-    /// Reads once, with room for `wanted` bytes in all.
-    async fn read(&mut self, wanted: usize) -> Result<(), End> {
-        let missing = wanted.saturating_sub(self.input.len());
-        self.input.reserve(missing.max(ROOM_BYTES));
+    /// Reads once. Cancel safe.
+    async fn read(&mut self) -> Result<(), End> {
         let Self { stream: Some(stream), input, .. } = self else {
             return Err(End::Io(io::ErrorKind::NotConnected.into()));
         };
-        match stream.read_buf(input).await? {
+        let count = poll_fn(|cx| {
+            RECEIVED.with_borrow_mut(|received| {
+                let mut received = ReadBuf::new(received);
+                ready!(Pin::new(&mut *stream).poll_read(cx, &mut received))?;
+                input.extend_from_slice(received.filled());
+                let count = received.filled().len();
+                // It may be a password.
+                received.filled_mut().zeroize();
+                Poll::Ready(io::Result::Ok(count))
+            })
+        });
+        match count.await? {
             0 if self.heard => Err(End::Eof),
             0 => Err(End::Silent),
             _ => {
@@ -326,7 +341,7 @@ impl Line {
         let mut left = FAREWELL_BYTES_MAX;
         while left > 0 {
             self.input.clear();
-            self.read(READ_BYTES).await?;
+            self.read().await?;
             left = left.saturating_sub(self.input.len());
         }
         Ok(())

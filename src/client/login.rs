@@ -93,7 +93,8 @@ impl<H: House> Lobby<H> {
         match accept(stream, early, peer, &door).await? {
             Caller::Cancel { key, stream } => Ok(Admitted::Cancel { key, stream }),
             Caller::Client(arrival) => {
-                login(*arrival, self).await.map(|client| Admitted::Client(Box::new(client)))
+                // Boxed: whoever has said nothing yet keeps no room for it.
+                Box::pin(login(*arrival, self)).await.map(|client| Admitted::Client(Box::new(client)))
             }
         }
     }
@@ -283,7 +284,7 @@ pub async fn login<H: House>(arrival: Arrival, lobby: &Lobby<H>) -> Result<Logge
             config,
         }),
         Err(end) => {
-            line.turn_away(&end, &config.settings).await;
+            Box::pin(line.turn_away(&end, &config.settings)).await;
             Err(end)
         }
     }
