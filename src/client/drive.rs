@@ -493,6 +493,7 @@ impl Driver {
                     self.waiting_since = Some(now);
                     let waiting = self.relay.to_server().undecided().len();
                     self.claim.caller().entry().set_buffered(waiting);
+                    self.relay.from_client().settle(&mut self.worker.spare.borrow_mut());
                     return true;
                 }
             }

@@ -21,6 +21,8 @@ pub const INSERTED_BYTES_MAX: usize = 64 * 1024;
 pub const PIECES_MAX: usize = 8 * 1024;
 /// Slices given to one vectored write.
 pub const SLICES_MAX: usize = 16;
+/// Room for more in a store that holds what a client said before it had to wait for a server.
+const STORE_SPARE_BYTES: usize = 256;
 /// Buffers a worker keeps for reuse.
 const SPARE_MAX: usize = 256;
 /// Large ones, ditto.
@@ -48,33 +50,63 @@ impl Buffer {
     fn new(bytes: usize) -> Box<Self> {
         Box::new(Self { store: vec![0; bytes], inserted: BytesMut::new(), pieces: VecDeque::new() })
     }
+
+    /// Whether it was made for just what a client said before it had to wait.
+    fn is_small(&self) -> bool {
+        self.store.len() < STORE_BYTES
+    }
 }
 
 /// A worker's buffers that no pipe uses just now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[expect(clippy::vec_box, reason = "a buffer goes from here into a pipe and back as the box that it is")]
 pub struct Spare {
     usual: Vec<Box<Buffer>>,
     bulk: Vec<Box<Buffer>>,
+    /// How many are in use, as far as that is known: who moves to another worker gives its buffers back there.
+    lent: usize,
+    /// How many of the usual size are kept.
+    most: usize,
+}
+
+impl Default for Spare {
+    fn default() -> Self {
+        Self::keeping(SPARE_MAX)
+    }
 }
 
 impl Spare {
+    /// One that keeps no more than so many buffers for reuse, and so many large ones as a worker does.
+    pub fn keeping(most: usize) -> Self {
+        Self { usual: Vec::new(), bulk: Vec::new(), lent: 0, most }
+    }
+
     fn take(&mut self, size: Size) -> Box<Buffer> {
         let (list, bytes) = match size {
             Size::Usual => (&mut self.usual, STORE_BYTES),
             Size::Bulk => (&mut self.bulk, STORE_BULK_BYTES),
         };
-        list.pop().unwrap_or_else(|| Buffer::new(bytes))
+        let buffer = list.pop().unwrap_or_else(|| Buffer::new(bytes));
+        self.lend(buffer)
+    }
+
+    fn lend(&mut self, buffer: Box<Buffer>) -> Box<Buffer> {
+        self.lent += 1;
+        buffer
     }
 
     fn give(&mut self, mut buffer: Box<Buffer>) {
+        self.lent = self.lent.saturating_sub(1);
+        if buffer.store.len() < STORE_BYTES {
+            return;
+        }
         if buffer.store.len() == STORE_BULK_BYTES {
             if self.bulk.len() < SPARE_BULK_MAX {
                 self.bulk.push(buffer);
             }
             return;
         }
-        if self.usual.len() >= SPARE_MAX {
+        if self.usual.len() >= self.most {
             return;
         }
         if buffer.store.len() > STORE_BYTES {
@@ -82,6 +114,11 @@ impl Spare {
             buffer.store.shrink_to_fit();
         }
         self.usual.push(buffer);
+    }
+
+    /// True while more are in use than are kept: whoever need not have one of the usual size should not.
+    fn is_short(&self) -> bool {
+        self.lent > self.most
     }
 }
 
@@ -144,7 +181,10 @@ impl Pipe {
     /// True when [`Self::space`] would not be empty.
     pub fn has_space(&self) -> bool {
         let Some(buffer) = &self.buffer else { return true };
-        self.end < buffer.store.len() || self.may_compact(buffer) || (self.is_all_sent() && self.lacks() > 0)
+        self.end < buffer.store.len()
+            || buffer.is_small()
+            || self.may_compact(buffer)
+            || (self.is_all_sent() && self.lacks() > 0)
     }
 
     /// Where the next bytes are to be received; tell [`Self::filled`] how many came. The store grows only for a message
@@ -152,18 +192,48 @@ impl Pipe {
     pub fn space<'a>(&'a mut self, spare: &mut Spare) -> &'a mut [u8] {
         let mut buffer = self.buffer.take().unwrap_or_else(|| spare.take(self.size));
         let room_wanted = self.lacks().max(1);
+        if buffer.store.len() - self.end < room_wanted && buffer.is_small() {
+            let mut usual = spare.take(Size::Usual);
+            self.rehouse(&mut buffer, &mut usual);
+            spare.give(usual);
+        }
         if buffer.store.len() - self.end < room_wanted && self.may_compact(&buffer) {
             let kept = self.kept();
             buffer.store.copy_within(kept..self.end, 0);
-            self.start -= kept;
-            self.decided -= kept;
-            self.end -= kept;
-            self.mark = self.mark.map(|it| it - kept);
+            self.begins_at(kept);
         }
         if buffer.store.len() - self.end < room_wanted && self.is_all_sent() {
             buffer.store.resize(self.end + room_wanted, 0);
         }
         &mut self.buffer.insert(buffer).store[self.end..]
+    }
+
+    /// Nothing more is expected for a while: where buffers are short, the pipe keeps one for just what it holds.
+    pub fn settle(&mut self, spare: &mut Spare) {
+        let Some(mut buffer) = self.buffer.take() else { return };
+        let room = self.end - self.kept() + STORE_SPARE_BYTES;
+        if spare.is_short() && !buffer.is_small() && room < STORE_BYTES {
+            let mut other = spare.lend(Buffer::new(room));
+            self.rehouse(&mut buffer, &mut other);
+            spare.give(other);
+        }
+        self.buffer = Some(buffer);
+    }
+
+    /// Moves what is kept into the store of another buffer, which gets the one that it was in.
+    fn rehouse(&mut self, buffer: &mut Buffer, other: &mut Buffer) {
+        let kept = self.kept()..self.end;
+        other.store[..kept.len()].copy_from_slice(&buffer.store[kept.clone()]);
+        std::mem::swap(&mut buffer.store, &mut other.store);
+        self.begins_at(kept.start);
+    }
+
+    /// What was at this place of the store is at its beginning now.
+    fn begins_at(&mut self, place: usize) {
+        self.start -= place;
+        self.decided -= place;
+        self.end -= place;
+        self.mark = self.mark.map(|it| it - place);
     }
 
     /// How many bytes are missing of those that must fit in at once.
@@ -190,7 +260,7 @@ impl Pipe {
     /// `count` bytes have been received into [`Self::space`].
     pub fn filled(&mut self, count: usize) {
         self.end += count;
-        if self.buffer.as_ref().is_some_and(|it| it.store.len() == self.end) {
+        if self.buffer.as_ref().is_some_and(|it| it.store.len() == self.end && !it.is_small()) {
             self.size = Size::Bulk;
         } else if self.end < STORE_BYTES {
             self.size = Size::Usual;
@@ -478,6 +548,50 @@ mod tests {
         assert!(!pipe.has_space());
         pipe.sent(pipe.ready());
         assert!(pipe.has_space() && !pipe.space(&mut spare).is_empty());
+    }
+
+    #[test]
+    fn who_waits_where_buffers_are_short_keeps_just_what_it_has_said() {
+        let mut spare = Spare::keeping(1);
+        let mut waiting: Vec<Pipe> = Vec::new();
+        for _ in 0..3 {
+            let mut pipe = Pipe::default();
+            pipe.fill_from(b"dropped, query", &mut spare);
+            pipe.discard(9);
+            pipe.settle(&mut spare);
+            waiting.push(pipe);
+        }
+        let sizes: Vec<usize> = waiting.iter().map(|it| it.buffer.as_ref().unwrap().store.len()).collect();
+        assert_eq!(sizes, [STORE_BYTES, 5 + STORE_SPARE_BYTES, 5 + STORE_SPARE_BYTES]);
+        assert_eq!(spare.usual.len(), 1, "the others have one between them");
+        for pipe in &mut waiting {
+            assert_eq!(pipe.undecided(), b"query");
+            // A little more has its place, and what is more than that gets it.
+            assert!(pipe.has_space());
+            pipe.fill_from(&[b'm'; STORE_SPARE_BYTES], &mut spare);
+            assert!(pipe.has_space());
+            pipe.fill_from(b"more", &mut spare);
+            pipe.pass(5 + STORE_SPARE_BYTES + 4);
+            let sent = drain(pipe, 100);
+            assert!(sent.starts_with(b"querymmm") && sent.ends_with(b"mmmmore"));
+            pipe.tidy(&mut spare);
+        }
+        assert_eq!((spare.lent, spare.usual.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_kept_to_be_sent_again_survives_the_wait() {
+        let (mut pipe, mut spare) = (Pipe::default(), Spare::keeping(0));
+        pipe.fill_from(b"one two", &mut spare);
+        pipe.pass(4);
+        pipe.mark();
+        pipe.pass(2);
+        assert_eq!(drain(&mut pipe, 100), b"one tw");
+        pipe.settle(&mut spare);
+        assert_eq!(pipe.buffer.as_ref().unwrap().store.len(), 3 + STORE_SPARE_BYTES);
+        pipe.rewind();
+        pipe.pass(3);
+        assert_eq!(drain(&mut pipe, 100), b"two");
     }
 
     fn drain(pipe: &mut Pipe, step: usize) -> Vec<u8> {

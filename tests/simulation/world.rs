@@ -128,6 +128,8 @@ impl<'t> World<'t> {
         let mut rng = Rng::new(seed);
         let began = Instant::now();
         let pools: Vec<Pool> = (0..rng.range(1, 2)).map(|_| new_pool(&mut rng)).collect();
+        // Where none are kept, whoever waits keeps what it has said in a store of that size.
+        let buffers_kept = *rng.pick(&[0, 1, 256]);
         let mut world = Self {
             rng,
             now: began,
@@ -138,7 +140,7 @@ impl<'t> World<'t> {
             cancels: Vec::new(),
             registry: Registry::default(),
             stats: Cell::default(),
-            spare: Spare::default(),
+            spare: Spare::keeping(buffers_kept),
             calm: false,
             trace,
         };
@@ -282,6 +284,7 @@ impl<'t> World<'t> {
             Checkout::Waits(ticket) => {
                 self.note(|| format!("client {peer} waits"));
                 self.peers[peer].ticket = Some(ticket);
+                self.peers[peer].relay.from_client().settle(&mut self.spare);
                 self.open_servers(pool);
                 Ok(())
             }
