@@ -508,7 +508,7 @@ mod tests {
                 let pool = PoolKey { database: "shop".into(), user: "alice".into() };
                 server_span(ServerId(2), &pool, &"127.0.0.1:5432").in_scope(|| tracing::info!("three"));
             };
-            let served = pin!(Served::stranger(&client()).during(login));
+            let served = pin!(Served::stranger(&client()).during(Box::pin(login)));
             assert!(served.poll(&mut Context::from_waker(Waker::noop())).is_ready());
             tracing::info!("four");
         });

@@ -1,5 +1,6 @@
 //! One connection from its accept to its end: login, then the console or a pool.
 
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::client::staffing::Place;
 use crate::client::{End, READ_BYTES, Seat, Worker};
 use crate::config::{ClientSettings, Config};
 use crate::ids::{ClientId, DatabaseName, PoolKey, WorkerId};
-use crate::net::{Address, Detached, listen};
+use crate::net::{Address, Detached, Stream, listen};
 use crate::pool::{Answer, Busy, Claim, Connection as _, Lease, Participant, PoolClient};
 use crate::server::{ReplicationStart, ServerConn};
 use crate::session::params::Values;
@@ -50,15 +51,12 @@ pub struct Accepted {
     pub participant: Participant,
 }
 
-/// Serves a connection to the end of its login; a conversation with a pool goes on in a task of its own, which keeps
-/// no memory of the login. Not cancel safe: dropping it closes the connection.
-pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, accepted: Accepted) {
+/// Serves a connection to its end, in a task of its own.
+pub fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { socket, id, place, participant } = accepted;
     let listen::Accepted { stream, peer, local } = socket;
     let seat = enter_on_roster(&process, worker.id, (peer, local), id);
     worker.pulse.keep();
-    let entry = Arc::clone(seat.entry());
-    let lobby = process.lobby(&entry);
     let early = received_early(&stream);
     let mut stream = match stream.attach() {
         Ok(stream) => stream,
@@ -66,37 +64,76 @@ pub async fn serve(process: Arc<Process>, admin: Arc<Admin>, worker: Rc<Worker>,
     };
     // A login is one, too: its messages go with the worker's turns.
     stream.begin_conversation();
-    let admission = Served::stranger(&entry).during(Box::pin(lobby.admit(stream, early, peer)));
-    let admitted = unless_suspended(&process, &entry, admission).await;
-    drop(lobby);
-    let Some(admitted) = admitted else { return };
-    match admitted {
-        Ok(Admitted::Cancel { key, stream }) => {
-            let carried = Box::pin(carry_cancel(&process, &entry, &key));
-            unless_suspended(&process, &entry, Served::stranger(&entry).during(carried)).await;
-            drop(stream);
+    let admission = Box::pin(process.lobby(seat.entry()).admit(stream, early, peer));
+    let guest = Box::new(Guest { process, admin, worker, seat, place, participant });
+    tokio::task::spawn_local(attend(guest, admission));
+}
+
+/// The whole of a connection. The login is boxed and the conversation is not: whoever has said nothing yet, perhaps one
+/// of thousands, needs little more than a client that has logged in, and its task is there already.
+async fn attend(guest: Box<Guest>, admission: Pin<Box<impl Future<Output = Result<Admitted, End>>>>) {
+    let session = pin!(guest.log_in(admission).await.map(Session::run));
+    if let Some(session) = session.as_pin_mut() {
+        session.await;
+    }
+}
+
+/// A connection that is not yet a conversation.
+struct Guest {
+    process: Arc<Process>,
+    admin: Arc<Admin>,
+    worker: Rc<Worker>,
+    seat: ClientSeat,
+    place: Place,
+    participant: Participant,
+}
+
+impl Guest {
+    /// From its first packet to where its conversation with a pool begins; `None`: there is none, and it is over.
+    async fn log_in(
+        self: Box<Self>,
+        admission: Pin<Box<impl Future<Output = Result<Admitted, End>>>>,
+    ) -> Option<Session> {
+        let entry = self.seat.entry();
+        let admission = Served::stranger(entry).during(admission);
+        match unless_suspended(&self.process, entry, admission).await? {
+            Ok(Admitted::Cancel { key, stream }) => {
+                Box::pin(self.cancel(key, stream)).await;
+                None
+            }
+            Ok(Admitted::Client(client)) => Box::pin(self.enter(*client)).await,
+            // It has been told and the log has it.
+            Err(_) => None,
         }
-        Ok(Admitted::Client(client)) => {
-            match client.destination.clone() {
-                Destination::Console(role) => {
-                    // It is from the console that all is suspended, and resumed.
-                    drop(participant);
-                    Box::pin(console(&process, &admin, entry, *client, role)).await;
-                }
-                Destination::Pool(key) => {
-                    let served = Served::stranger(&entry).named(&client.database, &client.user);
-                    let newcomer =
-                        Newcomer { entry: Arc::clone(&entry), place, participant, client: *client };
-                    let begun = served.during(Box::pin(begin(&process, worker, newcomer, &key)));
-                    let begun = unless_suspended(&process, &entry, begun).await;
-                    if let Some(conversation) = begun.flatten() {
-                        conversation.go_on(process, seat);
-                    }
-                }
+    }
+
+    /// It has come to cancel another one's query.
+    async fn cancel(self, key: CancelKey, stream: Stream) {
+        let Self { process, seat, .. } = self;
+        let carried = Box::pin(carry_cancel(&process, seat.entry(), &key));
+        unless_suspended(&process, seat.entry(), Served::stranger(seat.entry()).during(carried)).await;
+        drop(stream);
+    }
+
+    /// It has proved who it is.
+    async fn enter(self, client: LoggedIn) -> Option<Session> {
+        let Self { process, admin, worker, seat, place, participant } = self;
+        let entry = Arc::clone(seat.entry());
+        match client.destination.clone() {
+            Destination::Console(role) => {
+                // It is from the console that all is suspended, and resumed.
+                drop(participant);
+                console(&process, &admin, entry, client, role).await;
+                None
+            }
+            Destination::Pool(key) => {
+                let served = Served::stranger(&entry).named(&client.database, &client.user);
+                let newcomer = Newcomer { entry: Arc::clone(&entry), place, participant, client };
+                let begun = served.during(Box::pin(begin(&process, worker, newcomer, &key)));
+                let conversation = unless_suspended(&process, &entry, begun).await.flatten()?;
+                Some(Session { process, conversation, seat })
             }
         }
-        // It has been told and the log has it.
-        Err(_) => {}
     }
 }
 
@@ -123,11 +160,11 @@ pub fn enter_on_roster(
 async fn unless_suspended<T>(
     process: &Process,
     entry: &ClientEntry,
-    step: impl Future<Output = T>,
+    mut step: impl Future<Output = T> + Unpin,
 ) -> Option<T> {
     tokio::select! {
         biased;
-        outcome = step => Some(outcome),
+        outcome = &mut step => Some(outcome),
         () = process.pools.suspension().insisted() => {
             if process.config.load().settings.log_disconnections {
                 client_event!(info, *entry, "closing because: {}", Disconnect::SuspendTimeout.message());
@@ -549,11 +586,16 @@ mod tests {
 
     #[test]
     fn an_idle_client_stays_small() {
+        type Admission = std::future::Ready<Result<Admitted, End>>;
         fn task<F>(_: impl FnOnce(Session) -> F) -> usize {
             size_of::<F>()
         }
+        fn whole<F>(_: impl FnOnce(Box<Guest>, Pin<Box<Admission>>) -> F) -> usize {
+            size_of::<F>()
+        }
         for (what, bytes, most) in [
-            ("the task of a session", task(Session::run), 784),
+            ("the task of a connection", whole(attend), 784),
+            ("the task of a session", task(Session::run), 760),
             ("the driver", size_of::<Driver>(), 656),
             ("the relay", size_of::<Relay>(), 400),
             ("the entry on the roster", size_of::<ClientEntry>(), 300),

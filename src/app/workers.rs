@@ -122,7 +122,7 @@ impl Crew {
         match what {
             Arriving::New(socket, participant) => {
                 let newcomer = session::Accepted { socket, id, place, participant };
-                tokio::task::spawn_local(session::serve(process, admin, worker, newcomer));
+                session::serve(process, admin, worker, newcomer);
             }
             Arriving::Adopted(adopted, passage) => {
                 tokio::task::spawn_local(adopt::go_on(process, worker, (*adopted, passage), id, place));

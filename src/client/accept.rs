@@ -60,22 +60,30 @@ pub struct Door<'a> {
 /// Takes a connection, of which `early` has been received, up to its StartupMessage. Not cancel safe.
 ///
 /// Errors: it is not to be; where it makes sense the client has been told.
-pub async fn accept(stream: Stream, early: BytesMut, peer: Address, door: &Door<'_>) -> Result<Caller, End> {
-    let deadline = deadline(door.settings);
-    let mut line = Line::new(stream, early, peer);
-    let first = match deadline {
-        None => negotiate(&mut line, door).await,
-        Some(deadline) => match timeout_at(deadline, negotiate(&mut line, door)).await {
-            Ok(first) => first,
-            Err(_) => Err(Refusal::LoginTimeout.into()),
-        },
-    };
-    match first {
-        Ok(Greeting::Startup(startup)) => Ok(Caller::Client(Box::new(Arrival { line, startup, deadline }))),
-        Ok(Greeting::Cancel(key)) => Ok(Caller::Cancel { key, stream: line.take_out()? }),
-        Err(end) => {
-            Box::pin(line.turn_away(&end, door.settings)).await;
-            Err(end)
+pub fn accept(
+    stream: Stream,
+    early: BytesMut,
+    peer: Address,
+    door: &Door<'_>,
+) -> impl Future<Output = Result<Caller, End>> {
+    let (deadline, mut line) = (deadline(door.settings), Line::new(stream, early, peer));
+    async move {
+        let first = match deadline {
+            None => negotiate(&mut line, door).await,
+            Some(deadline) => match timeout_at(deadline, negotiate(&mut line, door)).await {
+                Ok(first) => first,
+                Err(_) => Err(Refusal::LoginTimeout.into()),
+            },
+        };
+        match first {
+            Ok(Greeting::Startup(startup)) => {
+                Ok(Caller::Client(Box::new(Arrival { line, startup, deadline })))
+            }
+            Ok(Greeting::Cancel(key)) => Ok(Caller::Cancel { key, stream: line.take_out()? }),
+            Err(end) => {
+                Box::pin(line.turn_away(&end, door.settings)).await;
+                Err(end)
+            }
         }
     }
 }

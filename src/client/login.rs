@@ -87,14 +87,14 @@ impl<H: House> Lobby<H> {
     /// end. Not cancel safe.
     ///
     /// Errors: it is not let in, and has been told where that makes sense.
-    pub async fn admit(&self, stream: Stream, early: BytesMut, peer: Address) -> Result<Admitted, End> {
+    pub async fn admit(self, stream: Stream, early: BytesMut, peer: Address) -> Result<Admitted, End> {
         let (config, tls) = (self.config.load_full(), self.tls.load_full());
         let door = Door { settings: &config.settings, tls: &tls, handshakes: &self.handshakes };
         match accept(stream, early, peer, &door).await? {
             Caller::Cancel { key, stream } => Ok(Admitted::Cancel { key, stream }),
             Caller::Client(arrival) => {
                 // Boxed: whoever has said nothing yet keeps no room for it.
-                Box::pin(login(*arrival, self)).await.map(|client| Admitted::Client(Box::new(client)))
+                Box::pin(login(*arrival, &self)).await.map(|client| Admitted::Client(Box::new(client)))
             }
         }
     }

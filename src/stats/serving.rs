@@ -6,9 +6,10 @@
 //! client is polled.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::mem::swap;
-use std::pin::pin;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use super::{Address, ClientEntry};
 use crate::ids::{ClientId, DatabaseName, UserName};
@@ -44,15 +45,27 @@ impl Served {
         NOW.with_borrow(Clone::clone)
     }
 
-    /// Waits for a step of the client's, whose lines bear its name. As cancel safe as the step.
-    pub async fn during<T>(self, step: impl Future<Output = T>) -> T {
-        let mut step = pin!(step);
-        let mut served = Some(self);
-        poll_fn(|cx| {
-            let _turn = Turn::begin(&mut served);
-            step.as_mut().poll(cx)
-        })
-        .await
+    /// A step of the client's, whose lines bear its name. As cancel safe as the step.
+    pub fn during<F: Future + Unpin>(self, step: F) -> During<F> {
+        During { served: Some(self), step }
+    }
+}
+
+/// A step of a client's that is under way.
+#[derive(Debug)]
+#[must_use = "nothing is done unless it is awaited"]
+pub struct During<F> {
+    served: Option<Served>,
+    step: F,
+}
+
+impl<F: Future + Unpin> Future for During<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { served, step } = self.get_mut();
+        let _turn = Turn::begin(served);
+        Pin::new(step).poll(cx)
     }
 }
 
@@ -83,8 +96,9 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::ready;
-    use std::task::{Context, Poll, Waker};
+    use std::future::{poll_fn, ready};
+    use std::pin::pin;
+    use std::task::Waker;
 
     use super::*;
 
@@ -122,7 +136,7 @@ mod tests {
     fn who_is_known_has_its_names_from_the_beginning() {
         let known = client(3).named(&"d".into(), &"u".into());
         let step = async { ready(now()).await };
-        let seen = pin!(known.during(step)).poll(&mut Context::from_waker(Waker::noop()));
+        let seen = pin!(known.during(pin!(step))).poll(&mut Context::from_waker(Waker::noop()));
         assert_eq!(seen, Poll::Ready(Some((3, Some("d/u".to_owned())))));
     }
 }

@@ -259,7 +259,7 @@ pub async fn serve(lobby: &Lobby<Fake>, stream: Stream) -> Result<Entered, End> 
     let peer = stream.peer_addr()?;
     let (stream, mut bytes) = (stream.detach()?, [0; READ_BYTES]);
     let count = stream.receive_now(&mut bytes);
-    match lobby.admit(stream.attach()?, BytesMut::from(&bytes[..count]), peer).await? {
+    match lobby.clone().admit(stream.attach()?, BytesMut::from(&bytes[..count]), peer).await? {
         Admitted::Cancel { key, .. } => Ok(Entered::Cancel(key)),
         Admitted::Client(client) => {
             let LoggedIn { ref user, ref destination, ref parameters, ref credentials, minor, .. } = *client;
