@@ -92,7 +92,7 @@ pub fn relay(data: &[u8]) {
     let Some((first, mut script)) = data.split_first() else { return };
     let mode = [PoolMode::Transaction, PoolMode::Statement, PoolMode::Session][usize::from(first % 3)];
     let compatibility = if first & 16 == 0 { Compatibility::Postgres } else { Compatibility::PgBouncer };
-    let prepared_max = usize::from(first / 64);
+    let prepared_max = u32::from(first / 64);
     let rules = Rules {
         mode,
         prepared_max,

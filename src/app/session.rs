@@ -334,13 +334,12 @@ pub struct Conversation {
     driver: Driver,
     seat: Seat,
     ticket: Option<cancel::Registration>,
-    pool: PoolClient,
 }
 
 impl Conversation {
     /// A conversation that is about to begin. Without a `ticket` no cancel request reaches it.
-    pub fn new(driver: Driver, seat: Seat, ticket: Option<cancel::Registration>, pool: PoolClient) -> Self {
-        Self { driver, seat, ticket, pool }
+    pub fn new(driver: Driver, seat: Seat, ticket: Option<cancel::Registration>) -> Self {
+        Self { driver, seat, ticket }
     }
 
     /// Goes on in a task of its own on this worker, to its end.
@@ -373,11 +372,10 @@ impl Session {
 
     /// Goes to another worker.
     fn depart(self) {
-        let Self { process, conversation: Conversation { driver, seat, ticket, pool }, seat: roster_seat } =
-            self;
+        let Self { process, conversation: Conversation { driver, seat, ticket }, seat: roster_seat } = self;
         match driver.depart() {
             Ok(driver) => {
-                let moved = Moved { process: Arc::clone(&process), driver, seat, ticket, pool, roster_seat };
+                let moved = Moved { process: Arc::clone(&process), driver, seat, ticket, roster_seat };
                 process.hall.enter(&process, Arriving::Moved(Box::new(moved)));
             }
             Err(error) => tracing::warn!("cannot take a client to another worker: {error}"),
@@ -391,7 +389,6 @@ pub struct Moved {
     driver: Departed,
     seat: Seat,
     ticket: Option<cancel::Registration>,
-    pool: PoolClient,
     roster_seat: ClientSeat,
 }
 
@@ -408,12 +405,12 @@ impl Moved {
 
     /// Goes on here.
     pub fn arrive(self, worker: Rc<Worker>) {
-        let Self { process, driver, seat, ticket, pool, roster_seat } = self;
+        let Self { process, driver, seat, ticket, roster_seat } = self;
         let (id, home) = (roster_seat.entry().id(), worker.id);
         match driver.arrive(worker) {
             Ok(driver) => {
                 tracing::debug!(side = "C", id = id.0, "goes on on worker {home}");
-                Conversation { driver, seat, ticket, pool }.go_on(process, roster_seat);
+                Conversation { driver, seat, ticket }.go_on(process, roster_seat);
             }
             Err(error) => tracing::warn!("cannot take a client to this worker: {error}"),
         }
@@ -492,7 +489,7 @@ async fn begin(
             if let Some(lease) = lease {
                 driver = driver.with_server(lease);
             }
-            Some(Conversation::new(driver, seat, Some(ticket), pool))
+            Some(Conversation::new(driver, seat, Some(ticket)))
         }
     }
 }
@@ -594,10 +591,10 @@ mod tests {
             size_of::<F>()
         }
         for (what, bytes, most) in [
-            ("the task of a connection", whole(attend), 784),
-            ("the task of a session", task(Session::run), 760),
-            ("the driver", size_of::<Driver>(), 656),
-            ("the relay", size_of::<Relay>(), 400),
+            ("the task of a connection", whole(attend), 656),
+            ("the task of a session", task(Session::run), 640),
+            ("the driver", size_of::<Driver>(), 496),
+            ("the relay", size_of::<Relay>(), 224),
             ("the entry on the roster", size_of::<ClientEntry>(), 300),
         ] {
             assert!(bytes <= most, "{what} has {bytes} bytes");

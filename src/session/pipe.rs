@@ -38,17 +38,73 @@ enum Piece {
     Insert(usize),
 }
 
-/// What a pipe needs while it holds bytes.
+/// What a pipe needs while it holds bytes. Places are those of the store.
 #[derive(Debug)]
 pub struct Buffer {
     store: Vec<u8>,
+    /// The first byte that has neither left nor been dropped.
+    start: usize,
+    /// The first byte nothing is decided about.
+    decided: usize,
+    /// The first byte that is free.
+    end: usize,
+    /// Where the pipe is marked: bytes from here on are kept even when sent, so that they can be sent again.
+    mark: usize,
+    /// Bytes that can be sent now.
+    ready: usize,
     inserted: BytesMut,
     pieces: VecDeque<Piece>,
 }
 
 impl Buffer {
     fn new(bytes: usize) -> Box<Self> {
-        Box::new(Self { store: vec![0; bytes], inserted: BytesMut::new(), pieces: VecDeque::new() })
+        Box::new(Self {
+            store: vec![0; bytes],
+            start: 0,
+            decided: 0,
+            end: 0,
+            mark: 0,
+            ready: 0,
+            inserted: BytesMut::new(),
+            pieces: VecDeque::new(),
+        })
+    }
+
+    /// As it was when it was new.
+    fn clear(&mut self) {
+        (self.start, self.decided, self.end, self.mark, self.ready) = (0, 0, 0, 0, 0);
+        self.pieces.clear();
+        self.inserted.clear();
+    }
+
+    /// True when it holds nothing to decide about and nothing to send.
+    fn is_empty(&self) -> bool {
+        self.ready == 0 && self.decided == self.end
+    }
+
+    /// True when no byte of the store waits to be sent: none will leave by itself.
+    fn is_all_sent(&self) -> bool {
+        self.start == self.decided
+    }
+
+    /// How many more bytes the store has room for behind what is there.
+    fn room(&self) -> usize {
+        self.store.len() - self.end
+    }
+
+    /// What was at this place of the store is at its beginning now.
+    fn begins_at(&mut self, place: usize) {
+        self.start -= place;
+        self.decided -= place;
+        self.end -= place;
+        self.mark = self.mark.saturating_sub(place);
+    }
+
+    /// Moves what is there from this place on into another store, and returns the one that it was in.
+    fn rehouse(&mut self, kept: usize, mut store: Vec<u8>) -> Vec<u8> {
+        store[..self.end - kept].copy_from_slice(&self.store[kept..self.end]);
+        self.begins_at(kept);
+        std::mem::replace(&mut self.store, store)
     }
 
     /// Whether it was made for just what a client said before it had to wait.
@@ -131,39 +187,40 @@ enum Size {
     Bulk,
 }
 
-/// Bytes from one side on their way to the other.
+/// Bytes from one side on their way to the other. One that holds nothing is small: every client has two.
 #[derive(Debug, Default)]
 pub struct Pipe {
     buffer: Option<Box<Buffer>>,
-    /// The first byte of the store that has neither left nor been dropped.
-    start: usize,
-    /// The first byte nothing is decided about.
-    decided: usize,
-    /// The first byte that is free.
-    end: usize,
-    /// Bytes that can be sent now.
-    ready: usize,
     /// Undecided bytes that must fit in at once, at least; a message has at most 2^31.
     needed: u32,
-    /// Bytes from here on are kept even when sent, so that they can be sent again.
-    mark: Option<usize>,
     size: Size,
+    /// Whether some bytes are to be kept even when sent: those from the buffer's mark on.
+    marked: bool,
 }
 
 impl Pipe {
     /// The bytes that nothing is decided about.
     pub fn undecided(&self) -> &[u8] {
-        self.buffer.as_ref().map_or(&[], |it| &it.store[self.decided..self.end])
+        match &self.buffer {
+            Some(it) => &it.store[it.decided..it.end],
+            None => &[],
+        }
     }
 
     /// Bytes that can be sent now.
     pub fn ready(&self) -> usize {
-        self.ready
+        match &self.buffer {
+            Some(it) => it.ready,
+            None => 0,
+        }
     }
 
     /// True when it holds nothing to decide about and nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.ready == 0 && self.decided == self.end
+        match &self.buffer {
+            Some(it) => it.is_empty(),
+            None => true,
+        }
     }
 
     /// True when no more should be put into it before some of it has left.
@@ -181,88 +238,71 @@ impl Pipe {
     /// True when [`Self::space`] would not be empty.
     pub fn has_space(&self) -> bool {
         let Some(buffer) = &self.buffer else { return true };
-        self.end < buffer.store.len()
+        buffer.room() > 0
             || buffer.is_small()
             || self.may_compact(buffer)
-            || (self.is_all_sent() && self.lacks() > 0)
+            || (buffer.is_all_sent() && self.lacks(buffer) > 0)
     }
 
     /// Where the next bytes are to be received; tell [`Self::filled`] how many came. The store grows only for a message
     /// that does not fit in with nothing before it: else bytes that leave make room.
     pub fn space<'a>(&'a mut self, spare: &mut Spare) -> &'a mut [u8] {
         let mut buffer = self.buffer.take().unwrap_or_else(|| spare.take(self.size));
-        let room_wanted = self.lacks().max(1);
-        if buffer.store.len() - self.end < room_wanted && buffer.is_small() {
+        let room_wanted = self.lacks(&buffer).max(1);
+        if buffer.room() < room_wanted && buffer.is_small() {
             let mut usual = spare.take(Size::Usual);
-            self.rehouse(&mut buffer, &mut usual);
+            usual.store = buffer.rehouse(self.kept(&buffer), std::mem::take(&mut usual.store));
             spare.give(usual);
         }
-        if buffer.store.len() - self.end < room_wanted && self.may_compact(&buffer) {
-            let kept = self.kept();
-            buffer.store.copy_within(kept..self.end, 0);
-            self.begins_at(kept);
+        if buffer.room() < room_wanted && self.may_compact(&buffer) {
+            let (kept, end) = (self.kept(&buffer), buffer.end);
+            buffer.store.copy_within(kept..end, 0);
+            buffer.begins_at(kept);
         }
-        if buffer.store.len() - self.end < room_wanted && self.is_all_sent() {
-            buffer.store.resize(self.end + room_wanted, 0);
+        if buffer.room() < room_wanted && buffer.is_all_sent() {
+            let bytes = buffer.end + room_wanted;
+            buffer.store.resize(bytes, 0);
         }
-        &mut self.buffer.insert(buffer).store[self.end..]
+        let buffer = self.buffer.insert(buffer);
+        &mut buffer.store[buffer.end..]
     }
 
     /// Nothing more is expected for a while: where buffers are short, the pipe keeps one for just what it holds.
     pub fn settle(&mut self, spare: &mut Spare) {
         let Some(mut buffer) = self.buffer.take() else { return };
-        let room = self.end - self.kept() + STORE_SPARE_BYTES;
+        let kept = self.kept(&buffer);
+        let room = buffer.end - kept + STORE_SPARE_BYTES;
         if spare.is_short() && !buffer.is_small() && room < STORE_BYTES {
             let mut other = spare.lend(Buffer::new(room));
-            self.rehouse(&mut buffer, &mut other);
+            other.store = buffer.rehouse(kept, std::mem::take(&mut other.store));
             spare.give(other);
         }
         self.buffer = Some(buffer);
     }
 
-    /// Moves what is kept into the store of another buffer, which gets the one that it was in.
-    fn rehouse(&mut self, buffer: &mut Buffer, other: &mut Buffer) {
-        let kept = self.kept()..self.end;
-        other.store[..kept.len()].copy_from_slice(&buffer.store[kept.clone()]);
-        std::mem::swap(&mut buffer.store, &mut other.store);
-        self.begins_at(kept.start);
-    }
-
-    /// What was at this place of the store is at its beginning now.
-    fn begins_at(&mut self, place: usize) {
-        self.start -= place;
-        self.decided -= place;
-        self.end -= place;
-        self.mark = self.mark.map(|it| it - place);
-    }
-
     /// How many bytes are missing of those that must fit in at once.
-    fn lacks(&self) -> usize {
-        (self.needed as usize).saturating_sub(self.end - self.decided)
+    fn lacks(&self, buffer: &Buffer) -> usize {
+        (self.needed as usize).saturating_sub(buffer.end - buffer.decided)
     }
 
     /// The first byte of the store that may not be overwritten.
-    fn kept(&self) -> usize {
-        self.mark.unwrap_or(self.start).min(self.start)
-    }
-
-    /// True when no byte of the store waits to be sent: none will leave by itself.
-    fn is_all_sent(&self) -> bool {
-        self.start == self.decided
+    fn kept(&self, buffer: &Buffer) -> usize {
+        if self.marked { buffer.mark.min(buffer.start) } else { buffer.start }
     }
 
     /// Whether bytes are moved to the front to make room: not many for little room, while others still leave.
     fn may_compact(&self, buffer: &Buffer) -> bool {
-        let kept = self.kept();
-        kept > 0 && (self.is_all_sent() || kept * 2 >= buffer.store.len())
+        let kept = self.kept(buffer);
+        kept > 0 && (buffer.is_all_sent() || kept * 2 >= buffer.store.len())
     }
 
     /// `count` bytes have been received into [`Self::space`].
     pub fn filled(&mut self, count: usize) {
-        self.end += count;
-        if self.buffer.as_ref().is_some_and(|it| it.store.len() == self.end && !it.is_small()) {
+        let Some(buffer) = &mut self.buffer else { return };
+        buffer.end += count;
+        if buffer.room() == 0 && !buffer.is_small() {
             self.size = Size::Bulk;
-        } else if self.end < STORE_BYTES {
+        } else if buffer.end < STORE_BYTES {
             self.size = Size::Usual;
         }
     }
@@ -282,28 +322,28 @@ impl Pipe {
 
     /// The next `count` undecided bytes shall be sent.
     pub fn pass(&mut self, count: usize) {
-        debug_assert!(count <= self.end - self.decided, "only received bytes can be passed");
         let Some(buffer) = &mut self.buffer else { return };
+        debug_assert!(count <= buffer.end - buffer.decided, "only received bytes can be passed");
         match buffer.pieces.back_mut() {
             Some(Piece::Pass(last)) => *last += count,
             _ => buffer.pieces.push_back(Piece::Pass(count)),
         }
-        self.decided += count;
-        self.ready += count;
+        buffer.decided += count;
+        buffer.ready += count;
     }
 
     /// The next `count` undecided bytes shall not be sent.
     pub fn discard(&mut self, count: usize) {
-        debug_assert!(count <= self.end - self.decided, "only received bytes can be dropped");
-        let is_all_sent = self.is_all_sent();
         let Some(buffer) = &mut self.buffer else { return };
+        debug_assert!(count <= buffer.end - buffer.decided, "only received bytes can be dropped");
+        let is_all_sent = buffer.is_all_sent();
         match buffer.pieces.back_mut() {
             // Inserted bytes alone are before it, which are elsewhere: its room is free at once, whoever reads or not.
-            _ if is_all_sent => self.start += count,
+            _ if is_all_sent => buffer.start += count,
             Some(Piece::Drop(last)) => *last += count,
             _ => buffer.pieces.push_back(Piece::Drop(count)),
         }
-        self.decided += count;
+        buffer.decided += count;
         self.drop_leading();
     }
 
@@ -317,13 +357,13 @@ impl Pipe {
             Some(Piece::Insert(last)) => *last += count,
             _ => buffer.pieces.push_back(Piece::Insert(count)),
         }
-        self.ready += count;
+        buffer.ready += count;
     }
 
     /// What to send next, as slices for one vectored write; returns how many there are.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let Some(buffer) = &self.buffer else { return 0 };
-        let (mut stored, mut inserted, mut used) = (self.start, 0, 0);
+        let (mut stored, mut inserted, mut used) = (buffer.start, 0, 0);
         for piece in &buffer.pieces {
             if used == SLICES_MAX {
                 break;
@@ -349,19 +389,19 @@ impl Pipe {
 
     /// `count` bytes have been sent.
     pub fn sent(&mut self, mut count: usize) {
-        self.ready -= count;
         let Some(buffer) = &mut self.buffer else { return };
+        buffer.ready -= count;
         while count > 0 {
             let Some(piece) = buffer.pieces.front_mut() else { break };
             let taken = match piece {
                 Piece::Drop(dropped) => {
-                    self.start += *dropped;
+                    buffer.start += *dropped;
                     buffer.pieces.pop_front();
                     continue;
                 }
                 Piece::Pass(left) => {
                     let taken = count.min(*left);
-                    self.start += taken;
+                    buffer.start += taken;
                     *left -= taken;
                     taken
                 }
@@ -382,52 +422,54 @@ impl Pipe {
 
     /// All that is still to be sent is forgotten; undecided bytes stay.
     pub fn forget_ready(&mut self) {
-        self.start = self.decided;
-        self.ready = 0;
-        if let Some(buffer) = &mut self.buffer {
-            buffer.pieces.clear();
-            buffer.inserted.clear();
-        }
+        let Some(buffer) = &mut self.buffer else { return };
+        (buffer.start, buffer.ready) = (buffer.decided, 0);
+        buffer.pieces.clear();
+        buffer.inserted.clear();
     }
 
     /// What nothing is decided about is dropped.
     pub fn discard_undecided(&mut self) {
-        self.discard(self.end - self.decided);
+        self.discard(self.undecided().len());
     }
 
     /// Everything is forgotten.
     pub fn clear(&mut self, spare: &mut Spare) {
-        self.decided = self.end;
-        self.mark = None;
-        self.forget_ready();
-        self.tidy(spare);
+        self.marked = false;
+        self.give_back(spare);
     }
 
     /// Keeps the undecided bytes and all that follow until [`Self::unmark`].
     pub fn mark(&mut self) {
-        self.mark = Some(self.decided);
+        self.marked = true;
+        if let Some(buffer) = &mut self.buffer {
+            buffer.mark = buffer.decided;
+        }
     }
 
     /// True when the bytes since [`Self::mark`] are still here.
     pub fn is_marked(&self) -> bool {
-        self.mark.is_some()
+        self.marked
     }
 
     /// Bytes decided since the mark.
     pub fn since_mark(&self) -> usize {
-        self.mark.map_or(0, |it| self.decided - it)
+        let buffer = self.buffer.as_ref().filter(|_| self.marked);
+        buffer.map_or(0, |it| it.decided - it.mark)
     }
 
     /// The marked bytes need not be kept any longer.
     pub fn unmark(&mut self) {
-        self.mark = None;
+        self.marked = false;
     }
 
     /// Goes back to the mark, with nothing decided since. All of it must have been sent.
     pub fn rewind(&mut self) {
-        if let Some(mark) = self.mark.take() {
-            debug_assert_eq!(self.ready, 0, "what is not sent can't be sent again");
-            self.decided = mark;
+        let is_marked = std::mem::take(&mut self.marked);
+        let Some(buffer) = &mut self.buffer else { return };
+        if is_marked {
+            debug_assert_eq!(buffer.ready, 0, "what is not sent can't be sent again");
+            buffer.decided = buffer.mark;
             self.forget_ready();
         }
     }
@@ -435,16 +477,15 @@ impl Pipe {
     /// Gives the buffer back where it holds nothing.
     #[inline]
     pub fn tidy(&mut self, spare: &mut Spare) {
-        if self.buffer.is_some() && self.is_empty() && self.mark.is_none() {
+        if self.buffer.is_some() && self.is_empty() && !self.marked {
             self.give_back(spare);
         }
     }
 
     fn give_back(&mut self, spare: &mut Spare) {
-        (self.start, self.decided, self.end, self.needed) = (0, 0, 0, 0);
         if let Some(mut buffer) = self.buffer.take() {
-            buffer.pieces.clear();
-            buffer.inserted.clear();
+            self.needed = 0;
+            buffer.clear();
             spare.give(buffer);
         }
     }
@@ -452,11 +493,11 @@ impl Pipe {
     fn drop_leading(&mut self) {
         let Some(buffer) = &mut self.buffer else { return };
         while let Some(Piece::Drop(count)) = buffer.pieces.front() {
-            self.start += count;
+            buffer.start += count;
             buffer.pieces.pop_front();
         }
-        if self.start == self.end && self.mark.is_none() {
-            (self.start, self.decided, self.end) = (0, 0, 0);
+        if buffer.start == buffer.end && !self.marked {
+            (buffer.start, buffer.decided, buffer.end) = (0, 0, 0);
         }
     }
 }
@@ -504,7 +545,7 @@ mod tests {
             assert_eq!(pipe.buffer.as_ref().unwrap().store.len(), STORE_BYTES);
             pipe.sent(1000);
             held -= 1000;
-            let half = pipe.kept() * 2 >= STORE_BYTES;
+            let half = pipe.kept(pipe.buffer.as_ref().unwrap()) * 2 >= STORE_BYTES;
             assert_eq!(pipe.has_space(), half, "room is made for much, not for little");
         }
         pipe.sent(pipe.ready());

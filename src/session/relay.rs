@@ -42,7 +42,7 @@ pub struct Rules {
     /// When a server goes back.
     pub mode: PoolMode,
     /// `max_prepared_statements`; 0: names are passed through as they are.
-    pub prepared_max: usize,
+    pub prepared_max: u32,
     /// False for `disable_pqexec`.
     pub simple_queries: bool,
     /// Where PostgreSQL's ways and PgBouncer's differ.
@@ -56,7 +56,7 @@ impl Rules {
     pub fn of(settings: &Settings, mode: PoolMode) -> Self {
         Self {
             mode,
-            prepared_max: settings.max_prepared_statements,
+            prepared_max: u32::try_from(settings.max_prepared_statements).unwrap_or(u32::MAX),
             simple_queries: !settings.disable_pqexec,
             compatibility: settings.compatibility,
             reset_query_always: settings.server_reset_query_always,
@@ -168,8 +168,23 @@ enum Resetting {
 /// The bytes of a message that are still to come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Rest {
-    bytes: usize,
+    /// A message has at most 2^31.
+    bytes: u32,
     pass: bool,
+}
+
+impl Rest {
+    /// So many bytes of a message are still to be passed on, or dropped.
+    fn new(bytes: usize, pass: bool) -> Self {
+        Self { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), pass }
+    }
+
+    /// Takes as many of them as are here, and returns how many.
+    fn take(&mut self, here: usize) -> usize {
+        let count = (self.bytes as usize).min(here);
+        self.bytes -= count as u32;
+        count
+    }
 }
 
 /// The whole conversation of one client.

@@ -331,7 +331,7 @@ impl<'t> World<'t> {
         }
         let most = self.pools[process.pool].rules.prepared_max.max(1);
         // And the one whose name is always taken.
-        if process.backend.session.prepared.len() > most + 1 {
+        if process.backend.session.prepared.len() > most as usize + 1 {
             return Err(format!("server {backend} has more than {most} statements"));
         }
         if process.backend.is_dead() {

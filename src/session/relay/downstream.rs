@@ -73,7 +73,7 @@ impl Relay {
             match decided {
                 Ok((Decision::Give(pass), header)) => {
                     let pass = pass && self.presence == Presence::Here;
-                    self.down_rest = Rest { bytes: header.total(), pass };
+                    self.down_rest = Rest::new(header.total(), pass);
                 }
                 Ok((Decision::Done, _)) => {}
                 Ok((Decision::NeedsMore(bytes), _)) => return self.down.need(bytes),
@@ -422,13 +422,12 @@ impl Relay {
 
     /// Treats the rest of a message like its beginning. Returns false where more of it is yet to come.
     fn pass_rest_down(&mut self) -> bool {
-        let count = self.down_rest.bytes.min(self.down.undecided().len());
+        let count = self.down_rest.take(self.down.undecided().len());
         if self.down_rest.pass {
             self.down.pass(count);
         } else {
             self.down.discard(count);
         }
-        self.down_rest.bytes -= count;
         self.down.need(1);
         self.down_rest.bytes == 0
     }

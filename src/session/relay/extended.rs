@@ -403,7 +403,9 @@ impl Relay {
         // More than one only after `max_prepared_statements` has become smaller.
         for _ in 0..EVICTIONS_MAX {
             let Some(server) = &mut self.server else { return };
-            let Some(leaving) = server.shelf.evict(self.rules.prepared_max.saturating_sub(1)) else { return };
+            let Some(leaving) = server.shelf.evict(self.rules.prepared_max.saturating_sub(1) as usize) else {
+                return;
+            };
             self.close_on_server(leaving, turn);
         }
     }

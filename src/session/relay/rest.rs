@@ -34,12 +34,12 @@ impl Relay {
 
     /// How many bytes of the client's message under way are yet to come; 0: its length is not known, or there is none.
     pub fn client_rest(&self) -> usize {
-        self.up_rest.bytes
+        self.up_rest.bytes as usize
     }
 
     /// How many bytes of the server's message under way are yet to come; 0: its length is not known, or there is none.
     pub fn server_rest(&self) -> usize {
-        self.down_rest.bytes
+        self.down_rest.bytes as usize
     }
 
     /// How many bytes of the client complete what it has begun to say; 0: it is at the end of a message.
@@ -63,7 +63,7 @@ fn is_clear(pipe: &Pipe, rest: Rest) -> bool {
 fn lacks(pipe: &Pipe, rest: Rest) -> usize {
     let mut undecided = pipe.undecided();
     if rest.bytes > 0 {
-        return rest.bytes.saturating_sub(undecided.len());
+        return (rest.bytes as usize).saturating_sub(undecided.len());
     }
     while !undecided.is_empty() {
         match Header::peek(undecided) {

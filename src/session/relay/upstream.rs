@@ -293,32 +293,31 @@ impl Relay {
 
     /// Passes a message on as far as it has come, and its rest when it comes.
     pub(super) fn pass_message(&mut self, header: Header) {
-        self.up_rest = Rest { bytes: header.total(), pass: true };
+        self.up_rest = Rest::new(header.total(), true);
         self.pass_rest_up();
     }
 
     /// Drops a message as far as it has come, and its rest when it comes.
     pub(super) fn drop_message(&mut self, header: Header) {
-        self.up_rest = Rest { bytes: header.total(), pass: false };
+        self.up_rest = Rest::new(header.total(), false);
         self.pass_rest_up();
     }
 
     /// Treats the rest of a message like its beginning. Returns false where more of it is yet to come.
     fn pass_rest_up(&mut self) -> bool {
-        let count = self.up_rest.bytes.min(self.up.undecided().len());
+        let count = self.up_rest.take(self.up.undecided().len());
         if self.up_rest.pass {
             self.up.pass(count);
         } else {
             self.up.discard(count);
         }
-        self.up_rest.bytes -= count;
         self.up.need(1);
         self.up_rest.bytes == 0
     }
 
     /// Passes the rest of a message whose first `done` bytes were dealt with.
     pub(super) fn pass_tail(&mut self, header: Header, done: usize) {
-        self.up_rest = Rest { bytes: header.total() - done, pass: true };
+        self.up_rest = Rest::new(header.total() - done, true);
         self.pass_rest_up();
     }
 }
