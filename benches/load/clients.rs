@@ -73,13 +73,27 @@ pub fn login(port: u16, database: &str, tls: Option<&Arc<rustls::ClientConfig>>)
             Client::Tls(Box::new(rustls::StreamOwned::new(session, socket)))
         }
     };
-    let mut packet = BytesMut::new();
-    pgweir::wire::startup::encode_startup(&mut packet, 0, [("user", USER), ("database", database)]);
     let stream = client.stream();
-    stream.write_all(&packet)?;
+    stream.write_all(&startup(database))?;
     stream.flush()?;
     until_ready(stream)?;
     Ok(client)
+}
+
+fn startup(database: &str) -> BytesMut {
+    let mut packet = BytesMut::new();
+    pgweir::wire::startup::encode_startup(&mut packet, 0, [("user", USER), ("database", database)]);
+    packet
+}
+
+/// So many plain sessions that log in at once, and then ask at once.
+pub fn crowd(port: u16, database: &str, count: usize) -> io::Result<Vec<TcpStream>> {
+    let mut clients: Vec<TcpStream> = (0..count).map(|_| connect(port)).collect::<io::Result<_>>()?;
+    for said in [startup(database), message(b'Q', &[b"SELECT 1\0"])] {
+        clients.iter_mut().try_for_each(|client| client.write_all(&said))?;
+        clients.iter_mut().try_for_each(until_ready)?;
+    }
+    Ok(clients)
 }
 
 /// A plain session's socket.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Work, less};
 use crate::certs;
-use crate::clients::{Client, login};
+use crate::clients::{Client, crowd, login};
 use crate::figures::{Against, Measure, Row};
 use crate::pooler::{Instance, Layout};
 use crate::process::resident;
@@ -14,6 +14,7 @@ use crate::site::{DATABASE, Site};
 const IDLE: Measure = less("bytes per idle client", 0, Some("Resident memory per idle client, bytes"));
 const RESIDENT: Measure = less("resident MB with them", 1, None);
 const LEFT: Measure = less("memory after they left : before", 2, None);
+const CROWD: Measure = less("bytes per client", 0, None);
 const PER_USER: Measure = less("bytes per user", 0, None);
 
 /// Clients that are there before memory is measured: they make what all share.
@@ -27,7 +28,12 @@ const RETURNING_MAX: Duration = Duration::from_secs(4);
 
 pub fn works(site: &Site) -> Vec<Work> {
     let count = site.plan.idle_clients;
-    vec![idle(count, "plain", (0.85, 0.85)), idle(count, "TLS 1.3", (0.45, 0.45)), users(site.plan.users)]
+    vec![
+        idle(count, "plain", (0.85, 0.85)),
+        idle(count, "TLS 1.3", (0.45, 0.45)),
+        at_once(count),
+        users(site.plan.users),
+    ]
 }
 
 fn idle(count: usize, way: &'static str, bar: (f64, f64)) -> Work {
@@ -84,6 +90,22 @@ fn lowest(pid: i32, enough: f64) -> Result<f64, String> {
         lowest = lowest.min(resident(pid)?);
     }
     Ok(lowest)
+}
+
+/// Those who come and ask at once, as after a restart of whatever is in front.
+fn at_once(count: usize) -> Work {
+    let name = format!("{count} clients that log in and ask at once");
+    let rows = vec![Row::new(&name, CROWD)];
+    Work::new(name, rows, move |subject, site| {
+        let instance = subject.start(&Layout::common(site), site)?;
+        let pid = instance.process()?;
+        let _first = crowd(instance.port, DATABASE, FIRST_CLIENTS).map_err(|error| error.to_string())?;
+        let before = resident(pid)?;
+        let _all = crowd(instance.port, DATABASE, count).map_err(|error| error.to_string())?;
+        thread::sleep(SETTLING);
+        Ok(vec![(resident(pid)? - before).max(0.0) / count as f64])
+    })
+    .a_few_times()
 }
 
 fn users(count: usize) -> Work {
