@@ -291,3 +291,19 @@ fn a_copy_that_never_began_keeps_no_server_for_the_end_of_its_data() {
     bench.sent_to_server();
     assert!(bench.relay.take_released().is_some());
 }
+
+#[test]
+fn a_server_that_was_asked_goes_back_before_its_clients_next_message() {
+    let mut bench = copying(1);
+    bench.client(&messages(&[(b'c', b""), SYNC]));
+    bench.sent_to_server();
+    bench.server(&messages(&[FAILED, IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "EZ", "all that the client has asked is answered");
+    assert_eq!(tags(&bench.sent_to_server()), "SCS");
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.server(&messages(&[IDLE, (b'3', b""), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    assert_eq!(bench.sent_to_server(), b"", "the query waits for a server");
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "Q");
+}
