@@ -307,3 +307,34 @@ fn a_server_that_was_asked_goes_back_before_its_clients_next_message() {
     bench.grant(server());
     assert_eq!(tags(&bench.sent_to_server()), "Q");
 }
+
+#[test]
+fn no_notice_is_put_behind_half_a_message_of_a_server_that_is_gone() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    let row = message(b'D', b"\0\x01\0\0\0\x04half");
+    let half = &row[..row.len() - 3];
+    bench.server(half);
+    bench.with(|relay, turn| relay.on_server_gone(turn));
+    let notice = Report::notice("client being queued");
+    assert!(!bench.with(|relay, turn| relay.notify(&notice, turn)), "the client would take it for the row's");
+    assert_eq!(bench.sent_to_client(), half);
+}
+
+#[test]
+fn nothing_is_answered_behind_the_last_words_of_a_server() {
+    let (mut bench, held) = prepared(b"select 1");
+    bench.client(&message(b'Q', b"begin\0"));
+    bench.grant(held);
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"BEGIN\0"), (b'Z', b"T")]));
+    bench.server(&message(b'E', b"SFATAL\0C57P01\0Mterminating connection\0\0"));
+    assert_eq!(tags(&bench.sent_to_client()), "CZE");
+    bench.client(&messages(&[(b'C', b"Sx\0"), SYNC]));
+    assert_eq!(bench.sent_to_client(), b"", "it has heard of the end");
+    bench.with(|relay, turn| relay.on_server_gone(turn));
+    assert!(matches!(bench.relay.closing(), Some(Closing::Told(_))));
+    assert_eq!(bench.sent_to_client(), b"");
+}
