@@ -338,3 +338,23 @@ fn nothing_is_answered_behind_the_last_words_of_a_server() {
     assert!(matches!(bench.relay.closing(), Some(Closing::Told(_))));
     assert_eq!(bench.sent_to_client(), b"");
 }
+
+#[test]
+fn a_server_gets_no_more_statements_than_it_may_have_where_a_batch_fails() {
+    let mut bench = Bench::new(Rules { prepared_max: 2, ..TRANSACTION });
+    bench.client(&messages(&[(b'P', b"a\0select 1\0\0\0"), (b'P', b"b\0select 2\0\0\0"), SYNC]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), (b'1', b""), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    // What makes room for the statement is skipped.
+    bench.client(&messages(&[(b'D', b"P\0"), (b'P', b"c\0select 3\0\0\0"), SYNC]));
+    bench.client(&messages(&[(b'P', b"d\0select 4\0\0\0"), SYNC]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "DCPS", "whether there is room is not known yet");
+    bench.server(&messages(&[FAILED, IDLE]));
+    assert_eq!(tags(&bench.sent_to_server()), "CPS");
+    bench.server(&messages(&[(b'3', b""), (b'1', b""), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    assert_eq!(held.shelf.len(), 2);
+}
