@@ -156,6 +156,16 @@ impl Queue {
             .any(|it| it.is_about(name, statement))
     }
 
+    /// True where one of those batches was to take a statement off the server, and may fail before it gets there.
+    pub fn may_keep_statements(&self) -> bool {
+        if self.undos == 0 || self.ends == 0 {
+            return false;
+        }
+        let earlier = self.due.iter().rposition(|it| it.reply.ends()).unwrap_or(0);
+        let closes = |it: &Owed| it.undo.as_ref().is_some_and(|it| it.closed.is_some());
+        self.due.iter().take(earlier).any(closes)
+    }
+
     /// True when nothing is due.
     #[inline]
     pub fn is_empty(&self) -> bool {

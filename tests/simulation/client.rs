@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::message::{Buffer, Framer, Message};
 use super::postgres::Backend;
+use super::postgres::session::Transaction;
 use super::rng::Rng;
 use super::workload::{Item, Mode, Workload};
 
@@ -110,6 +111,10 @@ impl Client {
             Some(Item::UnlessRefused { skip }) => {
                 let skip = if self.was_refused { skip } else { 0 };
                 self.program.drain(..=skip);
+            }
+            Some(Item::InBlock { otherwise_skip }) => {
+                let is_open = self.oracle.session.transaction != Transaction::Idle;
+                self.program.drain(..=if is_open { 0 } else { otherwise_skip });
             }
         }
         true

@@ -24,6 +24,10 @@ pub enum Item {
     UnlessRefused {
         skip: usize,
     },
+    /// Where no transaction block is open, these items are left out.
+    InBlock {
+        otherwise_skip: usize,
+    },
 }
 
 /// How much of what a client does.
@@ -374,8 +378,8 @@ impl Draft<'_> {
         }
         if delicate {
             // Where the BEGIN was refused, what follows would see what other transactions left.
-            let skip = self.workload.plan.len() - start;
-            self.workload.plan.splice(start..start, [Item::Await, Item::UnlessRefused { skip }]);
+            let otherwise_skip = self.workload.plan.len() - start;
+            self.workload.plan.splice(start..start, [Item::Await, Item::InBlock { otherwise_skip }]);
         }
     }
 

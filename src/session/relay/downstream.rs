@@ -190,7 +190,10 @@ impl Relay {
                 self.healed = true;
                 self.up.rewind();
             }
-            Phase::Asking if self.server.as_ref().is_none_or(|it| it.queue.is_empty()) => {}
+            // The client has had all its answers before this one: what it says next is for whichever server comes.
+            Phase::Asking if self.server.as_ref().is_none_or(|it| it.queue.is_empty()) => {
+                self.release_if_done();
+            }
             other => self.phase = other,
         }
         Ok(Decision::Done)

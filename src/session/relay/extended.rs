@@ -117,8 +117,11 @@ impl Relay {
         {
             return Handled::Waits;
         }
+        if self.waits_for_room(&statement) {
+            return Handled::Waits;
+        }
         turn.stats.client_parse();
-        server.batch_open = true;
+        self.open_batch();
         if self.names.find(&parse.name).is_some() {
             if self.rules.closes_for_names() {
                 let name = String::from_utf8_lossy(&parse.name);
@@ -216,6 +219,9 @@ impl Relay {
         }
         if let (Some(statement), false) = (found, unnamed) {
             let (size, portal) = (HEADER + head.size, head.portal.len());
+            if self.waits_for_room(&statement) {
+                return Handled::Waits;
+            }
             if starts_batch && !self.healed && header.total() <= HEAL_BYTES_MAX {
                 self.up.mark();
             }
@@ -283,7 +289,9 @@ impl Relay {
             }
             Some(name) => {
                 let found = self.names.find(&name).filter(|_| self.rules.knows_names()).cloned();
-                if self.is_uncertain(&name, found.as_deref()) {
+                if self.is_uncertain(&name, found.as_deref())
+                    || found.as_deref().is_some_and(|it| self.waits_for_room(it))
+                {
                     return Handled::Waits;
                 }
                 if let Some(statement) = found {
@@ -391,6 +399,17 @@ impl Relay {
         server.queue.push_undoable(Reply::Parse, Fate::Swallow, undo);
         turn.stats.server_parse();
         self.up.insert(turn.spare, |out| encode::parse(out, statement.name().as_bytes(), statement.rest()));
+    }
+
+    /// True where another statement must leave the server for this one, and it is not known whether the last that was to
+    /// leave has done so: they would become more than they may be.
+    fn waits_for_room(&mut self, statement: &Statement) -> bool {
+        let most = self.rules.prepared_max as usize;
+        self.server.as_mut().is_some_and(|it| {
+            it.shelf.len() >= most
+                && it.queue.may_keep_statements()
+                && it.shelf.touch(statement) == Presence::Absent
+        })
     }
 
     /// Closes a stale statement of that name on the server, or the least recently used ones where its shelf is full.

@@ -291,3 +291,70 @@ fn a_copy_that_never_began_keeps_no_server_for_the_end_of_its_data() {
     bench.sent_to_server();
     assert!(bench.relay.take_released().is_some());
 }
+
+#[test]
+fn a_server_that_was_asked_goes_back_before_its_clients_next_message() {
+    let mut bench = copying(1);
+    bench.client(&messages(&[(b'c', b""), SYNC]));
+    bench.sent_to_server();
+    bench.server(&messages(&[FAILED, IDLE]));
+    assert_eq!(tags(&bench.sent_to_client()), "EZ", "all that the client has asked is answered");
+    assert_eq!(tags(&bench.sent_to_server()), "SCS");
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.server(&messages(&[IDLE, (b'3', b""), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    assert_eq!(bench.sent_to_server(), b"", "the query waits for a server");
+    bench.grant(server());
+    assert_eq!(tags(&bench.sent_to_server()), "Q");
+}
+
+#[test]
+fn no_notice_is_put_behind_half_a_message_of_a_server_that_is_gone() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"select 1\0"));
+    bench.grant(server());
+    bench.sent_to_server();
+    let row = message(b'D', b"\0\x01\0\0\0\x04half");
+    let half = &row[..row.len() - 3];
+    bench.server(half);
+    bench.with(|relay, turn| relay.on_server_gone(turn));
+    let notice = Report::notice("client being queued");
+    assert!(!bench.with(|relay, turn| relay.notify(&notice, turn)), "the client would take it for the row's");
+    assert_eq!(bench.sent_to_client(), half);
+}
+
+#[test]
+fn nothing_is_answered_behind_the_last_words_of_a_server() {
+    let (mut bench, held) = prepared(b"select 1");
+    bench.client(&message(b'Q', b"begin\0"));
+    bench.grant(held);
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"BEGIN\0"), (b'Z', b"T")]));
+    bench.server(&message(b'E', b"SFATAL\0C57P01\0Mterminating connection\0\0"));
+    assert_eq!(tags(&bench.sent_to_client()), "CZE");
+    bench.client(&messages(&[(b'C', b"Sx\0"), SYNC]));
+    assert_eq!(bench.sent_to_client(), b"", "it has heard of the end");
+    bench.with(|relay, turn| relay.on_server_gone(turn));
+    assert!(matches!(bench.relay.closing(), Some(Closing::Told(_))));
+    assert_eq!(bench.sent_to_client(), b"");
+}
+
+#[test]
+fn a_server_gets_no_more_statements_than_it_may_have_where_a_batch_fails() {
+    let mut bench = Bench::new(Rules { prepared_max: 2, ..TRANSACTION });
+    bench.client(&messages(&[(b'P', b"a\0select 1\0\0\0"), (b'P', b"b\0select 2\0\0\0"), SYNC]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), (b'1', b""), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    // What makes room for the statement is skipped.
+    bench.client(&messages(&[(b'D', b"P\0"), (b'P', b"c\0select 3\0\0\0"), SYNC]));
+    bench.client(&messages(&[(b'P', b"d\0select 4\0\0\0"), SYNC]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "DCPS", "whether there is room is not known yet");
+    bench.server(&messages(&[FAILED, IDLE]));
+    assert_eq!(tags(&bench.sent_to_server()), "CPS");
+    bench.server(&messages(&[(b'3', b""), (b'1', b""), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("done");
+    assert_eq!(held.shelf.len(), 2);
+}
