@@ -352,6 +352,6 @@ fn take_over(
         }
     };
     let input = input.as_slice().into();
-    let parts = Parts { client, input, place, claim, participant, pool: Arc::clone(&pool), lease, relay };
+    let parts = Parts { client, input, place, claim, participant, pool, lease, relay };
     Some((Conversation::new(Driver::new(worker, parts), seat, ticket), roster_seat))
 }

@@ -475,16 +475,7 @@ async fn begin(
             pool.stats().cell(worker.id).client_login();
             let relay = Relay::new(rules, greeting.parameters.clone(), Instant::now());
             let relay = relay.with_start(Arc::clone(&greeting.start));
-            let parts = Parts {
-                client: stream,
-                input,
-                place,
-                claim,
-                participant,
-                pool: Arc::clone(&pool),
-                lease: None,
-                relay,
-            };
+            let parts = Parts { client: stream, input, place, claim, participant, pool, lease: None, relay };
             let mut driver = Driver::new(worker, parts);
             if let Some(lease) = lease {
                 driver = driver.with_server(lease);

@@ -22,7 +22,7 @@ use super::staffing::Place;
 use super::worker::Worker;
 use crate::config::{ClientSettings, Compatibility, PoolMode};
 use crate::net::Stream;
-use crate::pool::{Answer, Busy, Call, Claim, Lease, Participant, Pool, Refusal};
+use crate::pool::{Answer, Busy, Call, Claim, Lease, Participant, PoolClient, Refusal};
 use crate::server::ServerConn;
 use crate::session::params::Values;
 use crate::session::relay::{Closing, Relay, Rules, Turn};
@@ -92,7 +92,8 @@ impl Pace {
 /// One conversation.
 pub struct Driver {
     worker: Rc<Worker>,
-    pool: Arc<Pool<ServerConn>>,
+    /// Its membership, as long as it lasts.
+    pool: PoolClient,
     /// `None` once the client is gone.
     client: Option<Stream>,
     claim: Claim<ServerConn>,
@@ -144,8 +145,8 @@ pub struct Parts {
     pub claim: Claim<ServerConn>,
     /// Its part in SUSPEND.
     pub participant: Participant,
-    /// Its pool.
-    pub pool: Arc<Pool<ServerConn>>,
+    /// Its membership in its pool.
+    pub pool: PoolClient,
     /// The server that it has already, of which the relay knows.
     pub lease: Option<Lease<Busy>>,
     /// Its relay.

@@ -2,14 +2,13 @@
 
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::{Driver, Flush, Parts};
 use crate::client::staffing::Place;
 use crate::client::worker::Worker;
 use crate::net::Detached;
-use crate::pool::{Busy, Claim, Lease, Participant, Pool};
+use crate::pool::{Busy, Claim, Lease, Participant, PoolClient};
 use crate::server::ServerConn;
 use crate::session::relay::Relay;
 
@@ -20,7 +19,7 @@ pub struct Departed {
     place: Place,
     claim: Claim<ServerConn>,
     participant: Participant,
-    pool: Arc<Pool<ServerConn>>,
+    pool: PoolClient,
     lease: Option<Lease<Busy>>,
     relay: Relay,
 }
