@@ -212,6 +212,16 @@ fn the_smallest_size_of_a_pool_is_kept_up() {
     let mut client = pooler.app();
     client.query("SELECT 1");
     eventually("three servers stand ready", || pooler.pool("app", "app", "sv_idle") == 3);
+    // And for as long as it has a client.
+    let servers =
+        || -> Vec<String> { pooler.show("SHOW SERVERS").iter().map(|it| it["remote_pid"].clone()).collect() };
+    let before = servers();
+    pooler.console().query("RECONNECT");
+    eventually("three others do", || {
+        let now = servers();
+        now.len() == 3 && now.iter().all(|it| !before.contains(it))
+    });
+    client.query("SELECT 1");
 }
 
 #[test]
