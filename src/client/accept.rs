@@ -57,7 +57,8 @@ pub struct Door<'a> {
     pub handshakes: &'a Handshakes,
 }
 
-/// Takes a connection, of which `early` has been received, up to its StartupMessage. Not cancel safe.
+/// Takes a connection, of which `early` has been received, up to its StartupMessage. Not cancel safe. An `async fn` would
+/// hold what it is given twice, as arguments and as variables.
 ///
 /// Errors: it is not to be; where it makes sense the client has been told.
 pub fn accept(

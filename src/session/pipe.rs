@@ -100,11 +100,11 @@ impl Buffer {
         self.mark = self.mark.saturating_sub(place);
     }
 
-    /// Moves what is there from this place on into another store, and returns the one that it was in.
-    fn rehouse(&mut self, kept: usize, mut store: Vec<u8>) -> Vec<u8> {
-        store[..self.end - kept].copy_from_slice(&self.store[kept..self.end]);
+    /// Moves what is there from this place on into the store of another one, which gets the store that it was in.
+    fn rehouse(&mut self, kept: usize, other: &mut Self) {
+        other.store[..self.end - kept].copy_from_slice(&self.store[kept..self.end]);
+        std::mem::swap(&mut self.store, &mut other.store);
         self.begins_at(kept);
-        std::mem::replace(&mut self.store, store)
     }
 
     /// Whether it was made for just what a client said before it had to wait.
@@ -251,7 +251,7 @@ impl Pipe {
         let room_wanted = self.lacks(&buffer).max(1);
         if buffer.room() < room_wanted && buffer.is_small() {
             let mut usual = spare.take(Size::Usual);
-            usual.store = buffer.rehouse(self.kept(&buffer), std::mem::take(&mut usual.store));
+            buffer.rehouse(self.kept(&buffer), &mut usual);
             spare.give(usual);
         }
         if buffer.room() < room_wanted && self.may_compact(&buffer) {
@@ -274,7 +274,7 @@ impl Pipe {
         let room = buffer.end - kept + STORE_SPARE_BYTES;
         if spare.is_short() && !buffer.is_small() && room < STORE_BYTES {
             let mut other = spare.lend(Buffer::new(room));
-            other.store = buffer.rehouse(kept, std::mem::take(&mut other.store));
+            buffer.rehouse(kept, &mut other);
             spare.give(other);
         }
         self.buffer = Some(buffer);
