@@ -47,10 +47,30 @@ pub fn command(program: impl AsRef<Path>) -> Command {
 pub fn directory(kind: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = PathBuf::from(format!("/tmp/pgweir-it-{}-{kind}{number}", std::process::id()));
-    let _ = fs::remove_dir_all(&path);
+    let path = run().join(format!("{kind}{number}"));
     fs::create_dir(&path).expect("/tmp takes a directory");
     give_away(&path);
+    path
+}
+
+/// The directory of this test process, removed by a shell when the process is gone: also after a `kill -9`.
+///
+/// The shell waits on a pipe that only the test process holds. Servers that end at that moment may still write.
+fn run() -> &'static Path {
+    static RUN: OnceLock<(PathBuf, Child)> = OnceLock::new();
+    const REMOVE: &str = r#"
+        trap '' INT TERM HUP
+        read nothing
+        for try in $(seq 50); do rm -rf "$1" && exit; sleep 0.1; done"#;
+    let (path, _) = RUN.get_or_init(|| {
+        let path = PathBuf::from(format!("/tmp/pgweir-it-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).expect("/tmp takes a directory");
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", REMOVE, "remove"]).arg(&path).current_dir("/").stdin(Stdio::piped());
+        let shell = shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("/bin/sh runs");
+        (path, shell)
+    });
     path
 }
 
