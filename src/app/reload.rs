@@ -40,9 +40,12 @@ impl Reloader {
     fn read_again(&self, process: &Process) -> Result<Vec<Report>, String> {
         let old = process.config.load_full();
         let path = old.settings.conffile.clone().unwrap_or_else(|| self.path.clone());
-        let loaded = config::load(&path, self.dialect).map_err(|findings| refused(&findings))?;
-        super::log_findings(&loaded.notes);
-        let kept: Vec<_> = loaded.unread.iter().map(kept).collect();
+        let mut loaded = config::load(&path, self.dialect).map_err(|findings| refused(&findings))?;
+        let (unread, notes): (Vec<_>, Vec<_>) = std::mem::take(&mut loaded.notes)
+            .into_iter()
+            .partition(|note| loaded.unread.contains_key(note.name.as_str()));
+        super::log_findings(&notes);
+        let kept = loaded.unread.clone();
         let (new, plan) = loaded.onto(&old);
         // Certificates may be new under an old name.
         let tls = set_up_tls(&new)?;
@@ -50,10 +53,12 @@ impl Reloader {
         for name in &plan.needs_restart {
             tracing::warn!("{name} takes effect only after a restart");
         }
-        for what in &kept {
-            tracing::error!("{what}");
+        for finding in &unread {
+            let effect = kept.get(finding.name.as_str()).map_or("", |why| effect(&finding.name, why));
+            tracing::error!("{finding}; {effect}");
         }
-        Ok(kept.into_iter().map(Report::notice).collect())
+        let told = kept.iter().map(|(setting, why)| format!("{setting}: {why}; {}", effect(setting, why)));
+        Ok(told.map(Report::notice).collect())
     }
 
     /// Changes one setting until the next reload. Returns what the console is to be told beside.
@@ -118,15 +123,13 @@ fn refused(findings: &[Diagnostic]) -> String {
     }
 }
 
-/// What the log and the console are told of a file that could not be read: a RELOAD that kept what it said must not look
-/// as if it had read it.
-fn kept((setting, why): (&&'static str, &Unread)) -> String {
-    let effect = match (*setting, why) {
+/// What a file that could not be read means: a RELOAD that kept what it said must not look as if it had read it.
+fn effect(setting: &str, why: &Unread) -> &'static str {
+    match (setting, why) {
         ("auth_file", _) => "the known users stay",
         ("auth_ident_file", Unread::Missing) => "rules with map= are left out",
         _ => "the known rules stay",
-    };
-    format!("{setting}: {why}; {effect}")
+    }
 }
 
 fn set_up_tls(config: &Config) -> Result<Tls, String> {

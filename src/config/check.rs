@@ -43,7 +43,7 @@ pub fn check(
     checker.passwords_in_the_open();
     // A setting with a mistake counts as not given; what follows from that alone would only confuse.
     if !checker.findings.has_errors() {
-        checker.nobody_can_come();
+        checker.nobody_can_come(unread);
     }
 }
 
@@ -216,7 +216,7 @@ impl Checker<'_> {
     }
 
     /// Notes what makes a good file a useless one.
-    fn nobody_can_come(&mut self) {
+    fn nobody_can_come(&mut self, unread: &BTreeMap<&'static str, Unread>) {
         if self.config.databases.is_empty() && self.config.any_database.is_none() {
             let fault = Fault::new("there is none, so that only the console can be reached");
             self.global(Level::Note, "databases", fault);
@@ -232,7 +232,9 @@ impl Checker<'_> {
             self.global(Level::Note, "auth_query", fault);
         }
         let by_secret = [AuthType::Trust, AuthType::Plain, AuthType::Md5, AuthType::ScramSha256];
-        if self.config.secrets.is_empty() && by_secret.contains(&self.config.settings.auth_type) {
+        // Who is in a file that could not be read now may be known from before.
+        let known = !self.config.secrets.is_empty() || unread.contains_key("auth_file");
+        if !known && by_secret.contains(&self.config.settings.auth_type) {
             let fault = Fault::new("no user is known, so that nobody can log in");
             self.global(Level::Note, "users", fault.hint("set auth_file, auth_user, or a user's password"));
         }
