@@ -171,6 +171,7 @@ impl Driver {
         drop(config);
         let shown =
             Shown { query_since: None, prepared: 0, reported: Arc::clone(&relay.parameters().reported) };
+        relay.from_client().need(input.len());
         relay.from_client().fill_from(&input, &mut worker.spare.borrow_mut());
         client.begin_conversation();
         if let Some(lease) = &mut lease {
@@ -399,6 +400,7 @@ impl Driver {
         };
         match ordered {
             None => self.give_up_obsolete(),
+            Some(_) if self.is_given_away() => false,
             Some(reason) => {
                 let report = patience::sent_away(reason, self.compatibility);
                 self.send_away(report, CloseReason::ClientSentAway);

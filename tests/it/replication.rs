@@ -187,6 +187,22 @@ fn who_leaves_the_queue_gets_no_server() {
     assert_eq!(pooler.show("SHOW SERVERS").len(), 0);
 }
 
+#[test]
+fn what_is_said_while_the_server_is_waited_for_is_all_heard() {
+    const QUERIES: usize = 2000;
+    let pooler = setup().database("app", "pool_size = 1").start();
+    let first = logical(&pooler);
+    let mut second = pooler.dial();
+    let mut said =
+        startup(3 << 16, &[("user", "postgres"), ("database", "app"), ("replication", "database")]);
+    said.extend(query("SELECT 1").repeat(QUERIES));
+    second.send(&said);
+    eventually("the second waits", || pooler.pool("app", "postgres", "cl_waiting") == 1);
+    first.goodbye();
+    second.ready();
+    (0..QUERIES).for_each(|_| drop(second.ready()));
+}
+
 /// Begins to stream from a logical slot.
 #[track_caller]
 fn stream(client: &mut Raw, slot: &str) {

@@ -265,8 +265,11 @@ fn of_two_at_once_the_second_is_refused_or_follows_the_first() {
 #[test]
 fn nobody_resumes_what_another_process_has_been_given() {
     let pooler = start(Setup::of(Cluster::shared()));
-    let (mut client, mut console) = (pooler.app(), pooler.console());
+    let (mut client, mut unwanted, mut console) = (pooler.app(), pooler.dial(), pooler.console());
     client.query("BEGIN");
+    unwanted.login(&[("user", "app"), ("database", "app"), ("application_name", "unwanted")], "").unwrap();
+    let listed = pooler.show("SHOW CLIENTS");
+    let id = &listed.iter().find(|row| row["application_name"] == "unwanted").unwrap()["id"];
     let mut usurper = Usurper::of(&pooler);
     usurper.says("SUSPEND");
     usurper.says("SHOW HANDOVER");
@@ -274,9 +277,12 @@ fn nobody_resumes_what_another_process_has_been_given() {
     assert_eq!(error(&console.query("SHOW HANDOVER")).text(), "admin access needed");
     pooler.signal(Signal::USR2);
     client.send(&query("SELECT 'heard'"));
+    console.query(&format!("KILL_CLIENT {id}"));
     assert!(client.is_silent_for(Duration::from_millis(200)));
+    assert!(unwanted.is_silent_for(Duration::from_millis(1)), "the other process may be talking to it");
     usurper.dies();
     assert_eq!(rows(&client.ready()), [[Some("heard".to_owned())]]);
+    assert_eq!(error(&unwanted.rest()).text(), "admin forced disconnect");
 }
 
 #[test]

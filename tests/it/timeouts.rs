@@ -197,6 +197,32 @@ fn with_a_lifetime_of_zero_each_server_is_used_once() {
     assert_ne!(client.value("SELECT pg_backend_pid()"), first);
 }
 
+/// Of a client that has said Terminate nobody knows whether it will ever read what it is owed.
+#[test]
+fn who_has_said_good_bye_and_does_not_read_is_sent_away_all_the_same() {
+    let pooler = Setup::of(Cluster::shared()).database("app", "pool_size = 2").start();
+    let limited = Setup::of(Cluster::shared()).set("query_timeout", "1").start();
+    let leaves = |pooler: &Pooler| {
+        let mut client = pooler.dial();
+        client.shrink_receive_buffer();
+        client.login(&[("user", "app"), ("database", "app"), ("application_name", "mute")], "").unwrap();
+        let much = query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)");
+        client.send(&[much, terminate()].concat());
+        client
+    };
+    let mute = |pooler: &Pooler| {
+        pooler.show("SHOW CLIENTS").into_iter().find(|row| row["application_name"] == "mute")
+    };
+    let (_killed, _late) = (leaves(&pooler), leaves(&limited));
+    eventually("the result is under way", || pooler.pool("app", "app", "sv_active") == 1);
+    let id = &mute(&pooler).unwrap()["id"];
+    pooler.console().query(&format!("KILL_CLIENT {id}"));
+    for pooler in [&pooler, &limited] {
+        assert_eq!(pooler.app().value("SELECT 1"), "1", "others are served");
+        eventually("it is gone", || mute(pooler).is_none());
+    }
+}
+
 #[test]
 fn a_server_that_does_not_answer_the_dial_is_given_up() {
     // Somebody who accepts and says nothing.

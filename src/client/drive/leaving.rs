@@ -36,11 +36,16 @@ impl Driver {
                         && self.worker.config.load().settings.server_fast_close
                 }
             };
-        if !gives_up {
+        if !gives_up || self.is_given_away() {
             return false;
         }
         self.send_away(patience::obsolete(self.compatibility), CloseReason::Obsolete);
         true
+    }
+
+    /// Whether another process has its sockets: then nothing may be said there any more, not even a good-bye.
+    pub(super) fn is_given_away(&self) -> bool {
+        self.worker.exports.is_given(self.claim.caller().id())
     }
 
     pub(super) fn send_away(&mut self, report: Report, reason: CloseReason) {
@@ -50,6 +55,8 @@ impl Driver {
             self.cancel_what_runs();
         }
         self.event(|relay, turn| relay.end(report, reason, turn));
+        // Whoever has said Terminate is told nothing, and may never read what it is still owed.
+        self.give_up.get_or_insert_with(|| Instant::now() + LINGER);
     }
 
     /// The client is gone. What it left running is cancelled, and its server brought to rest.
