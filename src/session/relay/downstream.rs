@@ -192,6 +192,10 @@ impl Relay {
             }
             // The client has had all its answers before this one: what it says next is for whichever server comes.
             Phase::Asking if self.server.as_ref().is_none_or(|it| it.queue.is_empty()) => {
+                self.query_since = None;
+                if status == TxStatus::Idle {
+                    self.transaction_since = None;
+                }
                 self.release_if_done();
             }
             other => self.phase = other,
@@ -229,8 +233,13 @@ impl Relay {
         if server.tags_decide {
             server.residue |= meaning.leaves.state();
         }
-        if change == Change::Deallocated && std::mem::take(&mut server.lent_name) {
-            server.residue = server.residue.without(Residue::PREPARED);
+        if change == Change::Deallocated {
+            if std::mem::take(&mut server.lent_name) {
+                server.residue = server.residue.without(Residue::PREPARED);
+            } else {
+                // It may have been one of the pooler's own, which others use.
+                server.shelf.mark_all_stale();
+            }
         }
         if meaning.deallocates_all {
             server.queue.on_deallocate_all(&mut self.names, &mut server.shelf);

@@ -807,6 +807,19 @@ fn what_is_left_anew_after_a_discard_is_cleaned() {
 }
 
 #[test]
+fn what_is_left_anew_while_a_discard_is_answered_is_cleaned() {
+    let mut bench = Bench::new(TRANSACTION);
+    bench.client(&message(b'Q', b"discard temp\0"));
+    bench.grant(server());
+    bench.server(&message(b'C', b"DISCARD TEMP\0"));
+    bench.client(&message(b'Q', b"create temp table t()\0"));
+    bench.sent_to_server();
+    bench.server(&messages(&[IDLE, (b'C', b"CREATE TABLE\0"), IDLE]));
+    let (_, verdict) = bench.relay.take_released().expect("it is done with");
+    assert!(matches!(verdict, Verdict::Clean(_, Residue::TEMPORARY)), "{verdict:?}");
+}
+
+#[test]
 fn a_function_call_may_leave_something_behind() {
     for (oid, cleaned) in [(954u32, false), (2880, true)] {
         let mut bench = Bench::new(TRANSACTION);

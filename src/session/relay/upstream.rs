@@ -108,6 +108,8 @@ impl Relay {
     pub(super) fn leave_behind(&mut self, residue: Residue) {
         let Some(server) = &mut self.server else { return };
         server.residue |= residue.state();
+        // An answer that is still to be read clears what was there before.
+        server.cleared = server.cleared.without(residue.state());
         if residue.contains(Residue::PREPARED) {
             server.lent_name = false;
         }

@@ -309,6 +309,34 @@ fn a_server_that_was_asked_goes_back_before_its_clients_next_message() {
 }
 
 #[test]
+fn a_statement_of_the_poolers_own_that_a_client_deallocates_is_prepared_anew() {
+    let (mut bench, held) = prepared(b"select 1");
+    bench.client(&message(b'Q', b"deallocate \"PGWEIR_1\"\0"));
+    bench.grant(held);
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'C', b"DEALLOCATE\0"), IDLE]));
+    let (held, _) = bench.relay.take_released().expect("it is done with");
+    bench.sent_to_client();
+    bench.client(&messages(&[(b'B', b"\0x\0\0\0\0\0\0\0"), (b'E', b"\0\0\0\0\0"), (b'S', b"")]));
+    bench.grant(held);
+    assert_eq!(tags(&bench.sent_to_server()), "CPBES");
+}
+
+#[test]
+fn a_client_that_has_all_its_answers_is_idle_while_its_server_is_asked() {
+    let mut bench = copying(1);
+    bench.client(&messages(&[(b'c', b""), SYNC]));
+    bench.sent_to_server();
+    bench.server(&messages(&[FAILED, IDLE]));
+    bench.sent_to_client();
+    bench.sent_to_server();
+    bench.server(&messages(&[IDLE, (b'3', b""), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    assert_eq!((bench.relay.query_since(), bench.relay.transaction_since()), (None, None));
+    assert!(matches!(bench.relay.activity(), Activity::Idle(_)));
+}
+
+#[test]
 fn no_notice_is_put_behind_half_a_message_of_a_server_that_is_gone() {
     let mut bench = Bench::new(TRANSACTION);
     bench.client(&message(b'Q', b"select 1\0"));
