@@ -437,9 +437,12 @@ async fn begin(
     process.origins.remember(key, client.credentials.clone());
     // Its password was good: one that waits for the first server is listed as waiting, as in PgBouncer.
     announce(&worker, &entry, &client, pool.key());
-    let outset = match client.replication.clone() {
-        None => ordinary(process, &pool, &entry, &client).await.map_err(End::from),
-        Some(start) => replicating(process, &pool, &entry, (&mut client, start)).await,
+    let outset = tokio::select! {
+        outset = outset_of(process, &pool, &entry, &mut client) => outset,
+        reason = entry.disconnected() => {
+            let compatibility = process.config.load().settings.compatibility;
+            Err(Refusal::Server(Box::new(patience::sent_away(reason, compatibility))).into())
+        }
     };
     let Outset { claim, welcome, lease } = match outset {
         Ok(outset) => outset,
@@ -494,6 +497,19 @@ struct Outset {
     lease: Option<Lease<Busy>>,
 }
 
+/// Waits for what the conversation begins with.
+async fn outset_of(
+    process: &Process,
+    pool: &PoolClient,
+    entry: &Arc<ClientEntry>,
+    client: &mut LoggedIn,
+) -> Result<Outset, End> {
+    match client.replication.clone() {
+        None => ordinary(process, pool, entry, client).await.map_err(End::from),
+        Some(start) => replicating(process, pool, entry, (client, start)).await,
+    }
+}
+
 /// Of a client that shares its pool's servers.
 async fn ordinary(
     process: &Process,
@@ -522,9 +538,6 @@ async fn replicating(
     let lease = tokio::select! {
         granted = checkout(&config, pool, &claim, &limits) => granted.map_err(told)?,
         end = client.left() => return Err(end),
-        reason = entry.disconnected() => {
-            return Err(told(patience::sent_away(reason, config.settings.compatibility)));
-        }
     };
     Ok(Outset { claim, welcome: lease.reported(), lease: Some(lease) })
 }

@@ -483,8 +483,10 @@ impl<'a, H: House> Candidate<'a, H> {
                 (false, false) => Err(Refusal::ConsoleNotAllowed),
             };
         }
-        let entry = self.entry().ok_or_else(|| self.no_such_database())?;
-        if entry.disabled || self.lobby.house.is_disabled(&self.database) {
+        if self.entry().is_none() {
+            return Err(self.no_such_database());
+        }
+        if self.lobby.house.is_disabled(&self.database) {
             return Err(Refusal::DatabaseDisabled(self.database.to_string()));
         }
         if self.lobby.house.is_shutting_down() {

@@ -147,12 +147,9 @@ fn query_for(
         tracing::error!("cannot use the reserved \"{on}\" database as an auth_dbname");
         return Err(Refusal::Configuration);
     }
-    let Some(on_entry) = config.database(on) else {
+    if config.database(on).is_none() {
         tracing::error!("authentication database \"{on}\" is not configured.");
         return Err(Refusal::Configuration);
-    };
-    if on_entry.disabled {
-        return Err(Refusal::AuthDatabaseDisabled(on.to_string()));
     }
     let sql = entry.and_then(|it| it.auth_query.as_ref()).unwrap_or(&settings.auth_query);
     Ok(Some(AuthQuery {

@@ -52,9 +52,24 @@ pub(super) struct DatabaseControl {
     connections: Arc<Limit>,
     paused: AtomicBool,
     disabled: AtomicBool,
+    /// `disabled` in the configuration, as of when it last had a say.
+    disabled_by_entry: AtomicBool,
 }
 
 impl DatabaseControl {
+    /// Takes back what the console has done: the database is gone from the configuration.
+    fn forget_orders(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+        self.disabled.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes over what the configuration says, where that is something new: else an order of the console stays.
+    fn follow(&self, disabled: bool) {
+        if self.disabled_by_entry.swap(disabled, Ordering::SeqCst) != disabled {
+            self.disabled.store(disabled, Ordering::SeqCst);
+        }
+    }
+
     /// Whether nobody has it, so that nothing is lost by making it anew. To be asked under the map's lock.
     pub(super) fn is_forgettable(self: &Arc<Self>) -> bool {
         let marked = self.paused.load(Ordering::SeqCst) || self.disabled.load(Ordering::SeqCst);
@@ -174,6 +189,7 @@ impl<C: Connection> Pools<C> {
             connections: Limit::new(config.max_db_connections(name)),
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(disabled),
+            disabled_by_entry: AtomicBool::new(disabled),
         };
         let made = self.databases.entry(name.clone()).or_insert_with(|| {
             if config.database(name).is_some_and(|_| !config.databases.contains_key(name)) {
@@ -272,12 +288,12 @@ impl<C: Connection> Pools<C> {
         Ok(())
     }
 
-    /// RESUME.
+    /// RESUME: of one database, of all together, or, where these are not paused, of each that is.
     ///
     /// Errors: it was not paused.
     pub fn resume(&self, database: Option<&DatabaseName>) -> Result<(), OrderError> {
         let was_paused = match database {
-            None => self.paused.swap(false, Ordering::SeqCst),
+            None => self.paused.swap(false, Ordering::SeqCst) || self.resume_each(),
             Some(name) => self.control(name).paused.swap(false, Ordering::SeqCst),
         };
         if !was_paused {
@@ -286,6 +302,11 @@ impl<C: Connection> Pools<C> {
         self.apply_flow(database);
         self.alarm.changed();
         Ok(())
+    }
+
+    fn resume_each(&self) -> bool {
+        let lift = |was: bool, it: &DatabaseControl| it.paused.swap(false, Ordering::SeqCst) || was;
+        self.databases.iter().fold(false, |was, it| lift(was, &it))
     }
 
     /// Waits until no server has work to end, or until the pause is over. Cancel safe.
@@ -363,15 +384,19 @@ impl<C: Connection> Pools<C> {
         self.alarm.wait_until(|| self.of(database).iter().all(|pool| pool.lock().obsolete() == 0)).await;
     }
 
-    /// KILL: pauses, closes all servers and tells all clients to go.
+    /// KILL: pauses the database, or each one that has a pool, closes its servers and tells its clients to go.
     ///
     /// Errors: all are paused already.
     pub fn kill(&self, database: Option<&DatabaseName>) -> Result<(), OrderError> {
-        if database.is_none() && self.is_paused(None) {
+        if self.is_paused(None) {
             return Err(OrderError::AlreadyPaused);
         }
-        self.pause(database)?;
-        self.drop_members(&self.of(database));
+        let pools = self.of(database);
+        for name in pools.iter().map(|pool| &pool.key.database).chain(database) {
+            self.control(name).paused.store(true, Ordering::SeqCst);
+        }
+        self.apply_flow(database);
+        self.drop_members(&pools);
         Ok(())
     }
 
@@ -396,11 +421,19 @@ impl<C: Connection> Pools<C> {
     /// Another configuration is in force (it has been stored already); `plan` says what differs.
     pub fn reload(&self, plan: &ReloadPlan) {
         let config = self.setup.config.load_full();
+        let change = |name: &DatabaseName| match plan.databases.get(name) {
+            Some(change) => Some(*change),
+            None if config.databases.contains_key(name) => None,
+            None => plan.any_database,
+        };
         // Collected first: a raised limit opens servers, which must not happen under the map's lock.
-        let databases: Vec<_> =
-            self.databases.iter().map(|it| (it.key().clone(), Arc::clone(&it.connections))).collect();
-        for (name, limit) in databases {
-            limit.set_max(config.max_db_connections(&name));
+        let databases: Vec<_> = self.databases.iter().map(|it| (it.key().clone(), Arc::clone(&it))).collect();
+        for (name, control) in databases {
+            control.follow(config.database(&name).is_some_and(|entry| entry.disabled));
+            if change(&name) == Some(Change::Removed) {
+                control.forget_orders();
+            }
+            control.connections.set_max(config.max_db_connections(&name));
         }
         let users: Vec<_> = self.users.iter().map(|it| (it.key().clone(), Arc::clone(it.value()))).collect();
         for (name, limit) in users {
@@ -410,14 +443,11 @@ impl<C: Connection> Pools<C> {
         for pool in &all {
             pool.configure(config.pool_settings(&pool.key));
         }
-        let change = |pool: &Pool<C>| match plan.databases.get(&pool.key.database) {
-            Some(change) => Some(*change),
-            None if config.databases.contains_key(&pool.key.database) => None,
-            None => plan.any_database,
-        };
-        let is = |wanted: Change| all.iter().filter(move |pool| change(pool) == Some(wanted)).cloned();
+        let is =
+            |wanted: Change| all.iter().filter(move |it| change(&it.key.database) == Some(wanted)).cloned();
         let removed: Vec<_> = is(Change::Removed).collect();
         for pool in &removed {
+            pool.set_flow(|| self.flow_of(&pool.key.database));
             tracing::warn!(database = %pool.key.database, "dropping database as it does not exist anymore");
         }
         self.drop_members(&removed);

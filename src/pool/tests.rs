@@ -652,6 +652,51 @@ fn disable_is_remembered() {
     world.pools.disable(&a);
     world.pools.enable(&off);
     assert!(world.pools.is_disabled(&a) && !world.pools.is_disabled(&off));
+    let same = Config::clone(&world.config.load());
+    reload(&world, same.clone());
+    assert!(world.pools.is_disabled(&a) && !world.pools.is_disabled(&off), "orders of the console stay");
+    let mut new = same;
+    new.databases.get_mut("off").unwrap().disabled = false;
+    new.databases.get_mut("a").unwrap().disabled = true;
+    reload(&world, new.clone());
+    world.pools.enable(&a);
+    assert!(!world.pools.is_disabled(&a) && !world.pools.is_disabled(&off));
+    new.databases.get_mut("off").unwrap().disabled = true;
+    reload(&world, new);
+    assert!(!world.pools.is_disabled(&a) && world.pools.is_disabled(&off), "what is new in the file counts");
+}
+
+#[test]
+fn kill_pauses_each_database_that_has_a_pool() {
+    let world = world(|it| drop(it.databases.insert("b".into(), Database::default())));
+    let (a, b) = (DatabaseName::from("a"), DatabaseName::from("b"));
+    let (_first, lease) = world.served(1, "a");
+    world.pools.kill(None).expect("they run");
+    assert!(lease.is_obsolete());
+    assert!(
+        !world.pools.is_paused(None) && world.pools.is_paused(Some(&a)) && !world.pools.is_paused(Some(&b))
+    );
+    world.pools.resume(Some(&a)).expect("it is paused");
+    assert_eq!(world.pools.resume(None), Err(OrderError::NotPaused));
+    world.pools.kill(Some(&b)).expect("it runs");
+    world.pools.resume(None).expect("one is paused");
+    assert!(!world.pools.any_paused());
+    world.pools.pause(None).expect("they run");
+    assert_eq!(world.pools.kill(Some(&a)), Err(OrderError::AlreadyPaused));
+}
+
+#[test]
+fn what_was_done_to_a_database_goes_with_it() {
+    let world = world(|_| ());
+    let a = DatabaseName::from("a");
+    world.pools.kill(Some(&a)).expect("it runs");
+    world.pools.disable(&a);
+    let mut new = Config::clone(&world.config.load());
+    new.databases.remove("a");
+    reload(&world, new);
+    assert!(!world.pools.any_paused() && !world.pools.is_disabled(&a));
+    world.pools.upkeep(Instant::now());
+    assert!(world.pools.databases().is_empty());
 }
 
 #[test]

@@ -257,6 +257,21 @@ fn kill_client_closes_just_that_one() {
 }
 
 #[test]
+fn kill_client_reaches_who_waits_for_the_first_server() {
+    // It accepts and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("port = {}", silent.local_addr().unwrap().port());
+    let pooler = Setup::of(Cluster::shared()).database("silent", &port).start();
+    let mut client = pooler.dial();
+    client.send(&startup(PROTOCOL_3_0, &[("user", "app"), ("database", "silent")]));
+    let waiting = || pooler.show("SHOW CLIENTS").into_iter().find(|row| row["state"] == "waiting");
+    eventually("the client waits", || waiting().is_some());
+    let id = &waiting().unwrap()["id"];
+    assert_eq!(tags(&pooler.console().query(&format!("KILL_CLIENT {id}"))), "CZ");
+    assert_eq!(error(&client.rest()).text(), "admin forced disconnect");
+}
+
+#[test]
 fn kill_ends_a_databases_clients_and_holds_new_ones() {
     let pooler = Pooler::of(Cluster::shared());
     let (mut client, mut other) = (pooler.app(), pooler.connect("app2", "app"));
@@ -266,6 +281,26 @@ fn kill_ends_a_databases_clients_and_holds_new_ones() {
     assert_eq!(other.value("SELECT 1"), "1");
     assert_eq!(tags(&pooler.console().query("RESUME app")), "CZ");
     assert_eq!(pooler.app().value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_kill_of_all_is_undone_for_one_or_for_each() {
+    let pooler = Pooler::of(Cluster::shared());
+    let (mut one, mut other) = (pooler.app(), pooler.connect("app2", "app"));
+    assert_eq!(one.value("SELECT 1") + &other.value("SELECT 1"), "11");
+    let mut console = pooler.console();
+    assert_eq!(tags(&console.query("KILL")), "CZ");
+    assert!([one, other].iter_mut().all(|it| it.rest().iter().any(|message| message.tag == b'E')));
+    assert_eq!(tags(&console.query("RESUME app")), "CZ");
+    assert_eq!(pooler.app().value("SELECT 1"), "1");
+    let mut waits = pooler.dial();
+    waits.send(&startup(PROTOCOL_3_0, &[("user", "app"), ("database", "app2")]));
+    let is_waiting = || pooler.pool("app2", "app", "cl_waiting") == 1;
+    eventually("app2 is still held", is_waiting);
+    assert_eq!(tags(&console.query("RESUME")), "CZ");
+    waits.ready();
+    assert_eq!(waits.value("SELECT 2"), "2");
+    assert_eq!(error(&console.query("RESUME")).text(), "pooler is not paused/suspended");
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn database(view: &View, current: &Current, name: &DatabaseName) -> Vec<Value> {
         view.config.max_db_client_connections(name),
         current.database_clients.get(name).copied().unwrap_or(0),
         state.is_some_and(|it| it.paused),
-        state.is_some_and(|it| it.disabled) || entry.disabled,
+        state.map_or(entry.disabled, |it| it.disabled),
     ]
 }
 

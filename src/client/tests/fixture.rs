@@ -109,6 +109,8 @@ impl House for Fake {
 
 pub fn lobby(config: Config) -> Lobby<Fake> {
     let tls = Tls::of(&config.settings).unwrap();
+    let disabled = config.databases.iter().filter(|(_, entry)| entry.disabled).map(|(name, _)| name.clone());
+    let disabled = Rc::new(RefCell::new(disabled.collect()));
     Lobby {
         config: Arc::new(ArcSwap::from_pointee(config)),
         tls: Arc::new(ArcSwap::from_pointee(tls)),
@@ -117,7 +119,7 @@ pub fn lobby(config: Config) -> Lobby<Fake> {
         keys: Arc::new(KeyCache::default()),
         secrets: Arc::new(SecretMemory::default()),
         census: Arc::new(Census::default()),
-        house: Fake::default(),
+        house: Fake { disabled, ..Fake::default() },
     }
 }
 
