@@ -27,6 +27,9 @@ const DSNS_MAX: usize = 1000;
 /// The user that the other images take where none is named.
 const DEFAULT_USER: &str = "postgres";
 
+/// The host of bitnami/pgbouncer, where none is named.
+const DEFAULT_HOST: &str = "postgresql";
+
 /// What stands for the configuration file.
 pub const PLACE: &str = "environment";
 
@@ -237,14 +240,15 @@ impl Reader<'_> {
         }
     }
 
-    /// The user of the first family that names one, with that family's password.
+    /// The user of the first family that names one, with that family's password; else the image's.
     fn login(&mut self, image: Image) -> Option<String> {
         let mut logins = Vec::new();
         for family in FAMILIES {
-            let has_default = image == Image::Bitnami && family.user == BITNAMI.user;
-            let default = || has_default.then(|| (nowhere(), DEFAULT_USER.to_owned()));
             let (user, password) = (self.text(family.user), self.given(family.password));
-            logins.extend(user.or_else(default).map(|user| (user, password)));
+            logins.extend(user.map(|user| (user, password)));
+        }
+        if image == Image::Bitnami {
+            logins.push(((nowhere(), DEFAULT_USER.to_owned()), self.given(BITNAMI.password)));
         }
         let ((at, user), password) = logins.into_iter().next()?;
         if let Some(password) = password {
@@ -253,15 +257,16 @@ impl Reader<'_> {
         Some(user)
     }
 
-    /// The host of the first family that names one, with that family's port, and a database's name.
+    /// The host of the first family that names one, with that family's port, and a database's name; else the image's.
     fn server(&mut self, image: Image) -> Option<Server> {
         let (mut servers, mut databases) = (Vec::new(), Vec::new());
         for family in FAMILIES {
-            let has_default = image == Image::Bitnami && family.host == BITNAMI.host;
-            let default = || has_default.then(|| (nowhere(), "postgresql".to_owned()));
             let (host, port) = (self.text(family.host), self.text(family.port));
-            servers.extend(host.or_else(default).map(|host| (host, port)));
+            servers.extend(host.map(|host| (host, port)));
             databases.extend(self.text(family.database));
+        }
+        if image == Image::Bitnami {
+            servers.push(((nowhere(), DEFAULT_HOST.to_owned()), self.text(BITNAMI.port)));
         }
         let ((at, host), port) = servers.into_iter().next()?;
         Some(Server { at, host, port, database: databases.into_iter().next() })

@@ -99,6 +99,21 @@ fn the_second_images_defaults_need_a_password_alone() {
     assert_eq!((config.settings.listen_port, secret(&config, "postgres")), (6432, Some("s3cret")));
 }
 
+/// One of its names alone does not make a container one of the second image.
+#[test]
+fn the_second_images_defaults_stand_behind_what_is_named() {
+    let config = good(env(&[
+        ("PGBOUNCER_POOL_MODE", "transaction"),
+        ("DB_HOST", "pg"),
+        ("DB_PORT", "5433"),
+        ("DB_USER", "app"),
+        ("DB_PASSWORD", "p"),
+    ]));
+    let entry = config.any_database.as_ref().unwrap();
+    assert_eq!((&entry.hosts, entry.port), (&host("pg"), Some(5433)));
+    assert_eq!((secret(&config, "app"), secret(&config, "postgres")), (Some("p"), None));
+}
+
 #[test]
 fn a_file_may_hold_what_a_variable_would() {
     let fake = Fake::default()
