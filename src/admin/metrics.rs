@@ -142,6 +142,9 @@ fn lists(recorder: &PrometheusRecorder, view: &View) {
     for client in view.roster.clients() {
         let Some(login) = client.login() else { continue };
         let name = client.application_name().unwrap_or_default();
+        // What `application_name_add_host` adds would make a series of each connection.
+        let host = format!(" - {}", client.connected.peer);
+        let name = name.strip_suffix(host.as_str()).unwrap_or(&name).to_owned();
         let state = show::client_state(&client);
         *clients.entry((login.pool.database.clone(), login.user.clone(), name, state)).or_default() += 1;
     }
