@@ -44,6 +44,13 @@ pub fn see_to_limit(config: &Config) {
     }
 }
 
+/// The same where the configuration `new` takes the place of `old`, and there may be more.
+pub fn follow(old: &Config, new: &Config) {
+    if wanted(new) > wanted(old) {
+        see_to_limit(new);
+    }
+}
+
 /// Each client has one, and each server of the pools that are known by now.
 fn wanted(config: &Config) -> u64 {
     let servers: usize = config

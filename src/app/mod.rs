@@ -145,7 +145,7 @@ fn live(options: &RunOptions, mut config: Config, unread: &[Diagnostic]) -> Resu
     };
     let workers = worker_count(&config);
     let openings = Arc::new(opener::Openings::default());
-    let reloader = Arc::new(Reloader::new(options.config.clone(), options.dialect, log));
+    let reloader = Arc::new(Reloader::new(options, log));
     let (process, control) = Process::new(config, tls, workers, Arc::clone(&openings))
         .map_err(|it| Failure::of("cannot start", it))?;
     let mut adoption = before.map(|it| it.follow(&process)).transpose()?.unwrap_or_default();

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::descriptors;
 use super::log::Log;
+use super::options::RunOptions;
 use super::process::Process;
 use crate::config::{self, Compatibility, Config, Diagnostic, Dialect, Level, ReloadPlan, Unread};
 use crate::net::{NameTimes, TcpOptions, Tls};
@@ -15,6 +17,8 @@ use crate::wire::Report;
 pub struct Reloader {
     path: PathBuf,
     dialect: Dialect,
+    /// `-v` of the command line, which a file without `verbose` does not take back.
+    verbose: u8,
     log: Log,
     /// Two reloads at once would each undo the other.
     one_at_a_time: Mutex<()>,
@@ -22,8 +26,10 @@ pub struct Reloader {
 
 impl Reloader {
     /// For these files.
-    pub fn new(path: PathBuf, dialect: Dialect, log: Log) -> Self {
-        Self { path, dialect, log, one_at_a_time: Mutex::new(()) }
+    pub fn new(options: &RunOptions, log: Log) -> Self {
+        let RunOptions { config, dialect, verbose, .. } = options;
+        let (path, dialect, verbose) = (config.clone(), *dialect, *verbose);
+        Self { path, dialect, verbose, log, one_at_a_time: Mutex::new(()) }
     }
 
     /// Reads the files and puts them in force.
@@ -33,31 +39,38 @@ impl Reloader {
         let _alone = self.one_at_a_time.lock();
         process.notifier.reloading();
         let done = self.read_again(process);
-        process.notifier.reloaded();
+        process.notifier.reloaded(done.as_ref().err().map(String::as_str));
         done
     }
 
     fn read_again(&self, process: &Process) -> Result<Vec<Report>, String> {
         let old = process.config.load_full();
         let path = old.settings.conffile.clone().unwrap_or_else(|| self.path.clone());
-        let mut loaded = config::load(&path, self.dialect).map_err(|findings| refused(&findings))?;
+        let loaded = config::load(&path, self.dialect).map_err(|findings| refused(&findings))?;
+        let loaded = loaded.keeping(&old, &config::System).inspect_err(|why| tracing::error!("{why}"));
+        let mut loaded = loaded?;
         let (unread, notes): (Vec<_>, Vec<_>) = std::mem::take(&mut loaded.notes)
             .into_iter()
             .partition(|note| loaded.unread.contains_key(note.name.as_str()));
         super::log_findings(&notes);
         let kept = loaded.unread.clone();
-        let (new, plan) = loaded.onto(&old);
+        let (mut new, plan) = loaded.onto(&old);
+        // An ini file that does not mention it has left it as it was.
+        if self.dialect != Dialect::Ini {
+            new.settings.verbose = new.settings.verbose.max(self.verbose);
+        }
         // Certificates may be new under an old name.
         let tls = set_up_tls(&new)?;
-        self.put_in_force(process, new, &plan, Some(tls))?;
+        self.put_in_force(process, new, &plan, Some(tls)).inspect_err(|why| tracing::error!("{why}"))?;
         for name in &plan.needs_restart {
             tracing::warn!("{name} takes effect only after a restart");
         }
         for finding in &unread {
-            let effect = kept.get(finding.name.as_str()).map_or("", |why| effect(&finding.name, why));
+            let effect = kept.get(finding.name.as_str()).map_or("", |why| effect(&finding.name, why, &old));
             tracing::error!("{finding}; {effect}");
         }
-        let told = kept.iter().map(|(setting, why)| format!("{setting}: {why}; {}", effect(setting, why)));
+        let told =
+            kept.iter().map(|(setting, why)| format!("{setting}: {why}; {}", effect(setting, why, &old)));
         Ok(told.map(Report::notice).collect())
     }
 
@@ -73,15 +86,18 @@ impl Reloader {
         })?;
         let new = config::with_access(new, name, &config::System)?;
         let plan = config::diff(&old, &new);
-        match set_up_tls(&new) {
-            Ok(tls) => self.put_in_force(process, new, &plan, Some(tls)).map(|()| Vec::new()),
+        let (tls, told) = match name.contains("_tls").then(|| set_up_tls(&new)) {
+            None => (None, Vec::new()),
+            Some(Ok(tls)) => (Some(tls), Vec::new()),
             // A certificate and its key can only be set one after the other; PgBouncer waits for the second.
-            Err(_) if name.contains("_tls") && new.settings.compatibility == Compatibility::PgBouncer => {
-                self.put_in_force(process, new, &plan, None)?;
-                Ok(vec![Report::notice("TLS settings could not be applied, still using old configuration")])
+            Some(Err(_)) if new.settings.compatibility == Compatibility::PgBouncer => {
+                let told = "TLS settings could not be applied, still using old configuration";
+                (None, vec![Report::notice(told)])
             }
-            Err(error) => Err(error),
-        }
+            Some(Err(error)) => return Err(error),
+        };
+        self.put_in_force(process, new, &plan, tls)?;
+        Ok(told)
     }
 
     /// `tls`: `None` leaves TLS as it is.
@@ -103,6 +119,7 @@ impl Reloader {
         dialer.names().set_times(NameTimes::of(&new.settings));
         process.cancels.set_peer(new.settings.peer());
         process.staffing.keep(new.settings.workers_min);
+        descriptors::follow(&process.config.load(), &new);
         let old = process.config.swap(Arc::new(new));
         process.peers.reload(&old);
         process.secrets.clear();
@@ -124,11 +141,14 @@ fn refused(findings: &[Diagnostic]) -> String {
 }
 
 /// What a file that could not be read means: a RELOAD that kept what it said must not look as if it had read it.
-fn effect(setting: &str, why: &Unread) -> &'static str {
-    match (setting, why) {
-        ("auth_file", _) => "the known users stay",
-        ("auth_ident_file", Unread::Missing) => "rules with map= are left out",
-        _ => "the known rules stay",
+fn effect(setting: &str, why: &Unread, old: &Config) -> &'static str {
+    match (setting, why, &old.access) {
+        ("auth_file", ..) => "the known users stay",
+        ("auth_ident_file", Unread::Missing, _) | ("auth_ident_file", _, None) => {
+            "rules with map= are left out"
+        }
+        (_, _, Some(_)) => "the known rules stay",
+        (_, _, None) => "there are no rules, so that nobody can log in",
     }
 }
 

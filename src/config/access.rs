@@ -1,4 +1,4 @@
-//! Reads the files that `auth_type = hba` refers to, and reports what is wrong in them.
+//! Reads the files that say who may log in, users and rules, and reports what is wrong in them.
 //!
 //! A line that cannot be read is left out by PgBouncer. So it is here in an ini file, with a note; in a TOML file it is
 //! a mistake as any other, because the line after it may let somebody in whom it was to keep out.
@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::ids::UserName;
+
 use super::diagnostic::Level;
 use super::hba::{self, Fate, Rules};
 use super::ident::Maps;
 use super::load::{Surroundings, Unread};
 use super::statement::{Findings, Place};
 use super::value::Fault;
-use super::{AuthType, Config, Dialect, Settings};
+use super::{AuthType, Config, Dialect, Secret, Settings, userlist};
 
 /// What is needed to read the files.
 pub struct Sources<'a> {
@@ -38,7 +40,16 @@ pub fn read(settings: &Settings, sources: &mut Sources<'_>) -> Option<Arc<Rules>
     Some(Arc::new(sources.rules(file, &maps)))
 }
 
-/// A configuration in which SET has changed the setting `name`, with the rules that are then in force.
+/// The secrets of `auth_file`, none without the file, and those of users who have a `password`.
+pub fn secrets(config: &Config, sources: &mut Sources<'_>) -> BTreeMap<UserName, Secret> {
+    let mut secrets =
+        config.settings.auth_file.as_deref().map(|file| sources.users(file)).unwrap_or_default();
+    let own = config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
+    secrets.extend(own);
+    secrets
+}
+
+/// A configuration in which SET has changed the setting `name`, with the users and rules that are then in force.
 ///
 /// Errors: they cannot be read.
 pub fn with_access(
@@ -46,16 +57,19 @@ pub fn with_access(
     name: &str,
     surroundings: &dyn Surroundings,
 ) -> Result<Config, String> {
-    if !matches!(name, "auth_type" | "auth_hba_file" | "auth_ident_file") {
-        return Ok(config);
-    }
     let left_out = match config.dialect {
         Dialect::Toml | Dialect::Environment => Level::Error,
         Dialect::Ini => Level::Note,
     };
     let (mut findings, mut unread) = (Findings::default(), BTreeMap::new());
     let mut sources = Sources { surroundings, left_out, findings: &mut findings, unread: &mut unread };
-    config.access = read(&config.settings, &mut sources);
+    match name {
+        "auth_file" => config.secrets = secrets(&config, &mut sources),
+        "auth_type" | "auth_hba_file" | "auth_ident_file" => {
+            config.access = read(&config.settings, &mut sources);
+        }
+        _ => {}
+    }
     if let Some((setting, why)) = unread.first_key_value() {
         return Err(format!("{setting} cannot be read: {why}"));
     }
@@ -72,6 +86,18 @@ impl Sources<'_> {
             self.unread.insert(setting, why);
             String::new()
         })
+    }
+
+    fn users(&mut self, file: &Path) -> BTreeMap<UserName, Secret> {
+        let text = self.text("auth_file", file);
+        let (level, secrets, faults) = match userlist::read(&text) {
+            Ok(users) => (self.left_out, users.secrets, users.left_out),
+            Err(faults) => (Level::Error, BTreeMap::new(), faults),
+        };
+        for (line, fault) in faults {
+            self.findings.add(level, &Place { file: file.into(), line }, "auth_file".to_owned(), fault);
+        }
+        secrets
     }
 
     fn maps(&mut self, file: &Path) -> Maps {

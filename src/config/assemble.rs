@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use super::access::{self, Sources};
 use super::diagnostic::Level;
 use super::kinds::{FILE_MODE, Facts, FileUse, Form};
-use super::load::{Loaded, Surroundings, Unread};
+use super::load::{Loaded, Surroundings};
 use super::settings::{self, Effect, Scope, Setting, Zero};
 use super::statement::{Assignment, Findings, Origin, Place, Reading, Shape, Statement, Value};
 use super::value::{Fault, database_name, user_name};
-use super::{Config, Database, Diagnostic, Dialect, Peer, Settings, User, check, ini, is_console, userlist};
+use super::{Config, Database, Diagnostic, Dialect, Peer, Settings, User, check, ini, is_console};
 
 /// What assembling needs to know besides the statements.
 pub struct Context<'a> {
@@ -186,15 +186,11 @@ impl<'a> Assembler<'a> {
             }
         }
         let mut unread = BTreeMap::new();
-        let read = read_auth_file(&mut config, self.context, &mut self.findings);
-        unread.extend(read.err().map(|why| ("auth_file", why)));
-        let secrets =
-            config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
-        config.secrets.extend(secrets.collect::<Vec<_>>());
         let left_out = self.context.lenient();
         let surroundings = self.context.surroundings;
         let findings = &mut self.findings;
         let mut sources = Sources { surroundings, left_out, findings, unread: &mut unread };
+        config.secrets = access::secrets(&config, &mut sources);
         config.access = access::read(&config.settings, &mut sources);
         check::check(&config, self.context, &self.places, &unread, &mut self.findings);
         let notes = self.findings.into_result()?;
@@ -325,24 +321,4 @@ fn content(path: &Path, context: &Context<'_>, notes: &mut Vec<Fault>) -> Result
 pub fn open_to_all(path: &Path) -> Fault {
     let shown = path.display();
     Fault::new(format!("{shown} holds secrets and everybody may read it")).hint(format!("chmod o= {shown}"))
-}
-
-/// Reads the users' secrets.
-///
-/// Errors: why the file cannot be read, which is for `check` to report.
-fn read_auth_file(config: &mut Config, context: &Context<'_>, findings: &mut Findings) -> Result<(), Unread> {
-    let Some(path) = &config.settings.auth_file else { return Ok(()) };
-    let text = context.surroundings.lossy_text(path)?;
-    let (level, faults) = match userlist::read(&text) {
-        Ok(users) => {
-            config.secrets = users.secrets;
-            (context.lenient(), users.left_out)
-        }
-        Err(faults) => (Level::Error, faults),
-    };
-    for (line, fault) in faults {
-        let place = Place { file: path.as_path().into(), line };
-        findings.add(level, &place, "auth_file".to_owned(), fault);
-    }
-    Ok(())
 }

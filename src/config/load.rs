@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::access::with_access;
 use super::assemble::{Context, assemble};
 use super::diff::{ReloadPlan, diff};
 use super::settings::{GLOBAL, Reload};
@@ -165,20 +166,31 @@ impl Loaded {
         Diagnostic { level, file, line, name: setting.to_owned(), what, hint }
     }
 
+    /// The same with what an ini file leaves alone, as in PgBouncer: a setting without a default that it does not mention
+    /// keeps what it had, or what SET gave it. Users and rules are read from the files that are then named.
+    ///
+    /// Errors: such a file cannot be read.
+    pub fn keeping(mut self, old: &Config, surroundings: &dyn Surroundings) -> Result<Self, String> {
+        if old.dialect != Dialect::Ini {
+            return Ok(self);
+        }
+        for row in GLOBAL.iter().filter(|row| row.default.is_none()) {
+            if self.mentioned.contains_key(row.name) || (row.same)(&self.config.settings, &old.settings) {
+                continue;
+            }
+            (row.copy)(&mut self.config.settings, &old.settings);
+            self.config = with_access(self.config, row.name, surroundings)?;
+        }
+        Ok(self)
+    }
+
     /// The configuration that takes the place of `old` while the program runs, and what changes by it.
     ///
-    /// What only a start can change stays as it is. As in PgBouncer, a setting without a default that the ini file
-    /// does not mention keeps what SET gave it, and an `auth_file` that cannot be read leaves the known users in place;
-    /// so does an `auth_hba_file` with the rules, and an `auth_ident_file` that is there: a rule left out for want of
-    /// its map may be the one that kept somebody out.
+    /// What only a start can change stays as it is. As in PgBouncer, an `auth_file` that cannot be read leaves the known
+    /// users in place; so does an `auth_hba_file` with the rules, and an `auth_ident_file` that is there: a rule left out
+    /// for want of its map may be the one that kept somebody out.
     pub fn onto(self, old: &Config) -> (Config, ReloadPlan) {
-        let Self { mut config, mentioned, unread, .. } = self;
-        if old.dialect == Dialect::Ini {
-            for row in GLOBAL.iter().filter(|row| row.default.is_none() && !mentioned.contains_key(row.name))
-            {
-                (row.copy)(&mut config.settings, &old.settings);
-            }
-        }
+        let Self { mut config, unread, .. } = self;
         if unread.contains_key("auth_file") {
             for (user, secret) in &old.secrets {
                 config.secrets.entry(user.clone()).or_insert_with(|| secret.clone());

@@ -52,9 +52,13 @@ impl Notifier {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
-    /// The end of [`Self::reloading`].
-    pub fn reloaded(&self) {
-        self.send("READY=1");
+    /// The end of [`Self::reloading`]. `refused`: why everything is as it was, for `systemctl status`.
+    pub fn reloaded(&self, refused: Option<&str>) {
+        let status = match refused {
+            Some(why) => format!("reload refused: {}", why.replace('\n', " ")),
+            None => String::new(),
+        };
+        self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
     /// The process has begun to end. Says so once.

@@ -277,6 +277,15 @@ fn a_reload_of_a_bad_file_changes_nothing_and_names_the_mistakes() {
 }
 
 #[test]
+fn a_reload_without_its_log_file_is_refused_and_the_old_log_says_why() {
+    let mut pooler = Setup::of(Cluster::shared()).set("default_pool_size", "3").start();
+    pooler.reload(|setup| setup.set("logfile", "\"/nowhere/log\"").set("default_pool_size", "4"));
+    eventually("the log says so", || pooler.log().contains("/nowhere/log"));
+    let databases = pooler.show("SHOW DATABASES");
+    assert_eq!(databases.iter().find(|row| row["name"] == "app").unwrap()["pool_size"], "3");
+}
+
+#[test]
 fn a_database_that_moved_gets_new_servers() {
     let cluster = Cluster::shared();
     let mut pooler = Setup::of(cluster).database("moving", "dbname = \"app\"").start();

@@ -130,6 +130,21 @@ fn a_port_that_is_taken_is_said_clearly() {
 }
 
 #[test]
+fn a_reload_for_more_clients_raises_the_limit_of_descriptors() {
+    let setup = Setup::of(Cluster::shared()).set("max_client_conn", "100").set("default_pool_size", "1");
+    let mut pooler = setup.within(&["prlimit", "--nofile=400:4000"]).start();
+    let pid = pooler.pid();
+    let limit = || {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        line.split_whitespace().nth(3).unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(limit(), 400);
+    pooler.reload(|setup| setup.set("max_client_conn", "1000"));
+    eventually("it is raised", || limit() > 1000);
+}
+
+#[test]
 fn it_starts_without_postgresql_and_says_so() {
     let mut cluster = Cluster::private(&[]);
     cluster.stop();

@@ -207,6 +207,11 @@ fn a_renewed_certificate_is_shown_after_a_reload_without_a_restart() {
     eventually("the log says so", || pooler.log().contains("server.crt"));
     let mut client = encrypted(&pooler, None).unwrap();
     client.login(APP, "").unwrap();
+    // Nor is it looked at where something else is set.
+    let mut console = encrypted(&pooler, None).unwrap();
+    console.login(&[("user", "admin"), ("database", "pgbouncer")], "").unwrap();
+    assert_eq!(tags(&console.query("SET verbose = 1")), "CZ");
+    assert!(tags(&console.query("SET client_tls_protocols = 'tlsv1.3'")).contains('E'));
 }
 
 #[test]

@@ -64,11 +64,30 @@ fn a_reload_keeps_what_only_a_start_can_change() {
 fn what_set_gave_survives_a_reload_only_where_pgbouncer_has_no_default() {
     let old =
         good(ini("[pgbouncer]")).set("auth_dbname", "authdb").unwrap().set("default_pool_size", "3").unwrap();
-    let (config, _) = ini("[pgbouncer]").unwrap().onto(&old);
+    let (config, _) = ini("[pgbouncer]").unwrap().keeping(&old, &Fake::default()).unwrap().onto(&old);
     assert_eq!(config.settings.auth_dbname, Some(DatabaseName::from("authdb")));
     assert_eq!(config.settings.default_pool_size, 20);
-    let (config, _) = ini("[pgbouncer]\nauth_dbname = other").unwrap().onto(&old);
+    let text = "[pgbouncer]\nauth_dbname = other";
+    let (config, _) = ini(text).unwrap().keeping(&old, &Fake::default()).unwrap().onto(&old);
     assert_eq!(config.settings.auth_dbname, Some(DatabaseName::from("other")));
+}
+
+#[test]
+fn users_and_rules_come_from_the_files_that_set_named() {
+    let files = Fake::default().file("users", "\"a\" \"1\"").file("maps", "m a a");
+    let files = files.file("rules", "local all all peer map=m");
+    let text = "[pgbouncer]\nauth_type = hba\nauth_hba_file = rules";
+    let old = good(ini_in(&files, text));
+    let set = |config: crate::config::Config, name, file| {
+        super::super::with_access(config.set(name, file).unwrap(), name, &files).unwrap()
+    };
+    let old = set(set(old, "auth_file", "users"), "auth_ident_file", "maps");
+    assert_eq!(old.secrets.len(), 1, "they count at once");
+    let (config, plan) = ini_in(&files, text).unwrap().keeping(&old, &files).unwrap().onto(&old);
+    assert_eq!((&config.secrets, &config.access), (&old.secrets, &old.access));
+    assert_eq!(plan, ReloadPlan::default());
+    let gone = ini_in(&files, text).unwrap().keeping(&old, &Fake::default()).unwrap_err();
+    assert!(gone.starts_with("auth_file cannot be read: "), "{gone}");
 }
 
 #[test]
