@@ -21,7 +21,6 @@ rm -rf "$GENERATED"
 mkdir -p "$GENERATED"
 "$PGWEIR" man >"$GENERATED/pgweir.1"
 for shell in bash zsh fish; do "$PGWEIR" completions "$shell" >"$GENERATED/pgweir.$shell"; done
-"$PGWEIR" settings >"$GENERATED/settings.md"
 version="$(sed -nE 's/^version = "(.*)"$/\1/p' Cargo.toml | head -n 1)"
 cat >"$GENERATED/changelog" <<TEXT
 pgweir ($version-1) unstable; urgency=medium

@@ -52,6 +52,8 @@ fn the_package_has_its_files_with_their_modes() {
         ("-rw-r--r--", "/lib/systemd/system/pgweir.socket"),
         ("-rw-r--r--", "/usr/lib/tmpfiles.d/pgweir.conf"),
         ("-rw-r--r--", "/usr/share/doc/pgweir/examples/pgweir.toml"),
+        ("-rw-r--r--", "/usr/share/doc/pgweir/docs/settings.md"),
+        ("-rw-r--r--", "/usr/share/doc/pgweir/docs/operating.md"),
         ("-rw-r--r--", "/usr/share/doc/pgweir/copyright"),
         ("-rw-r--r--", "/usr/share/doc/pgweir/changelog.Debian.gz"),
     ] {
