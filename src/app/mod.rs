@@ -13,7 +13,7 @@ use crate::admin::{self, Admin};
 use crate::config::{self, Config, Diagnostic, Dialect, Level};
 use crate::handover::{self, Inherited};
 use crate::net::listen::{self, Bound, Place};
-use crate::net::{Moved, Shared, TcpOptions, Tls};
+use crate::net::{AddressesGone, Shared, TcpOptions, Tls};
 
 mod accept;
 mod adopt;
@@ -299,14 +299,14 @@ fn address_of(place: &Place) -> String {
 
 /// Looks after the names of servers for as long as the process runs: servers that a name does not lead to any more are
 /// closed as soon as they are free.
-async fn follow_names(process: Arc<Process>, mut moves: mpsc::UnboundedReceiver<Moved>) {
+async fn follow_names(process: Arc<Process>, mut moves: mpsc::UnboundedReceiver<AddressesGone>) {
     let names = process.connector.dialer.names().clone();
     let tending = names.tend();
     tokio::pin!(tending);
     loop {
         tokio::select! {
             () = &mut tending => {}
-            Some(Moved { name, gone }) = moves.recv() => {
+            Some(AddressesGone { name, gone }) = moves.recv() => {
                 tracing::info!("{name} is not at {gone:?} any more");
                 process.pools.suspension().over().await;
                 process.pools.forsake(&name, &gone);

@@ -20,7 +20,7 @@ use crate::client::{Census, Exports, Staffing};
 use crate::config::Config;
 use crate::handover::Notifier;
 use crate::ids::IdSequence;
-use crate::net::{Dialer, Handshakes, Moved, Names, Shared, TcpOptions, Tls};
+use crate::net::{AddressesGone, Dialer, Handshakes, Names, Shared, TcpOptions, Tls};
 use crate::pool::{Pools, PoolsSetup};
 use crate::prepared::Registry;
 use crate::server::{Connector, ServerConn};
@@ -96,7 +96,7 @@ pub struct Control {
     /// Orders from the console.
     pub orders: mpsc::UnboundedReceiver<Request>,
     /// Names of servers that are not where they were.
-    pub moves: mpsc::UnboundedReceiver<Moved>,
+    pub moves: mpsc::UnboundedReceiver<AddressesGone>,
 }
 
 /// Threads for handshakes and key derivations. One is enough to keep them off the workers; two use both cores of a

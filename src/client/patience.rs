@@ -11,7 +11,7 @@ use crate::wire::{Report, Severity, SqlState};
 
 /// A limit that can be over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Limit {
+pub enum TimeLimit {
     /// `query_wait_notify`: the client is told that it waits.
     WaitNotice,
     /// `query_wait_timeout`.
@@ -52,29 +52,31 @@ pub fn of_replication(settings: ClientSettings) -> ClientSettings {
 }
 
 /// The next limit to be over, if nothing happens before.
-pub fn next(settings: &ClientSettings, situation: &Situation) -> Option<(Instant, Limit)> {
-    let after = |since: Option<Instant>, limit: Duration, which: Limit| {
+pub fn next(settings: &ClientSettings, situation: &Situation) -> Option<(Instant, TimeLimit)> {
+    let after = |since: Option<Instant>, limit: Duration, which: TimeLimit| {
         (!limit.is_zero()).then(|| Some((since?.checked_add(limit)?, which))).flatten()
     };
     let limits = match situation.activity {
-        Activity::Idle(since) => [after(Some(since), settings.client_idle_timeout, Limit::Idle), None, None],
+        Activity::Idle(since) => {
+            [after(Some(since), settings.client_idle_timeout, TimeLimit::Idle), None, None]
+        }
         Activity::Waiting => {
             let since = situation.waiting_since;
-            let notice = after(since, settings.query_wait_notify, Limit::WaitNotice);
+            let notice = after(since, settings.query_wait_notify, TimeLimit::WaitNotice);
             [
                 notice.filter(|_| !situation.noticed),
-                after(since, settings.query_wait_timeout, Limit::Wait),
-                after(since, settings.query_timeout, Limit::QueryWaiting),
+                after(since, settings.query_wait_timeout, TimeLimit::Wait),
+                after(since, settings.query_timeout, TimeLimit::QueryWaiting),
             ]
         }
         Activity::Querying(since) => [
-            after(Some(since), settings.query_timeout, Limit::Query),
-            after(situation.transaction_since, settings.transaction_timeout, Limit::Transaction),
+            after(Some(since), settings.query_timeout, TimeLimit::Query),
+            after(situation.transaction_since, settings.transaction_timeout, TimeLimit::Transaction),
             None,
         ],
         Activity::IdleInTransaction(since) => [
-            after(Some(since), settings.idle_transaction_timeout, Limit::IdleTransaction),
-            after(situation.transaction_since, settings.transaction_timeout, Limit::Transaction),
+            after(Some(since), settings.idle_transaction_timeout, TimeLimit::IdleTransaction),
+            after(situation.transaction_since, settings.transaction_timeout, TimeLimit::Transaction),
             None,
         ],
     };
@@ -87,33 +89,33 @@ pub fn wait_notice() -> Report {
 }
 
 /// What a client is told whose limit is over.
-pub fn over(limit: Limit, queue: Option<&QueueView>, compatibility: Compatibility) -> Report {
+pub fn over(limit: TimeLimit, queue: Option<&QueueView>, compatibility: Compatibility) -> Report {
     let (sqlstate, message, hint) = match limit {
-        Limit::WaitNotice => return wait_notice(),
-        Limit::Wait => (
+        TimeLimit::WaitNotice => return wait_notice(),
+        TimeLimit::Wait => (
             SqlState::TOO_MANY_CONNECTIONS,
             "query_wait_timeout",
             "Make transactions shorter, raise pool_size, or raise query_wait_timeout.",
         ),
-        Limit::QueryWaiting => (
+        TimeLimit::QueryWaiting => (
             SqlState::QUERY_CANCELED,
             "query_timeout",
             "The query never got a server: make transactions shorter, or raise pool_size or query_timeout.",
         ),
-        Limit::Query => {
+        TimeLimit::Query => {
             (SqlState::QUERY_CANCELED, "query timeout", "Make the query faster, or raise query_timeout.")
         }
-        Limit::IdleTransaction => (
+        TimeLimit::IdleTransaction => (
             SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
             "idle transaction timeout",
             "Commit or roll back sooner, or raise idle_transaction_timeout.",
         ),
-        Limit::Transaction => (
+        TimeLimit::Transaction => (
             SqlState::TRANSACTION_TIMEOUT,
             "transaction timeout",
             "Make transactions shorter, or raise transaction_timeout.",
         ),
-        Limit::Idle => (
+        TimeLimit::Idle => (
             SqlState::IDLE_SESSION_TIMEOUT,
             "client_idle_timeout",
             "Connect again when there is something to do, or raise client_idle_timeout.",
@@ -131,7 +133,7 @@ pub fn over(limit: Limit, queue: Option<&QueueView>, compatibility: Compatibilit
 
 /// What a client is told that waited too long for a server while it was logging in: why none can be opened, if that
 /// is known.
-pub fn waited_in_vain(limit: Limit, queue: Option<&QueueView>, compatibility: Compatibility) -> Report {
+pub fn waited_in_vain(limit: TimeLimit, queue: Option<&QueueView>, compatibility: Compatibility) -> Report {
     match queue.and_then(|it| it.failure.as_ref()) {
         Some(failure) if compatibility == Compatibility::Postgres => {
             Report { severity: Severity::Fatal, ..failure.report.clone() }
@@ -246,10 +248,10 @@ mod tests {
             ..NONE
         };
         let mut waiting = situation(Activity::Waiting, now);
-        assert_eq!(next(&settings, &waiting), Some((now + second, Limit::WaitNotice)));
+        assert_eq!(next(&settings, &waiting), Some((now + second, TimeLimit::WaitNotice)));
         waiting.noticed = true;
-        assert_eq!(next(&settings, &waiting), Some((now + 2 * second, Limit::Wait)));
+        assert_eq!(next(&settings, &waiting), Some((now + 2 * second, TimeLimit::Wait)));
         let idle = situation(Activity::IdleInTransaction(now), now);
-        assert_eq!(next(&settings, &idle), Some((now + 3 * second, Limit::Transaction)));
+        assert_eq!(next(&settings, &idle), Some((now + 3 * second, TimeLimit::Transaction)));
     }
 }

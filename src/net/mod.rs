@@ -23,7 +23,7 @@ pub use buffers::Buffers;
 pub use dial::{DialError, Dialer};
 pub use handshake::{HandshakeError, Handshakes};
 pub use listen::{ListenError, Listener};
-pub use names::{KnownName, KnownZone, Moved, NameTimes, Names};
+pub use names::{AddressesGone, KnownName, KnownZone, NameTimes, Names};
 pub use options::TcpOptions;
 pub use passing::{Passer, Shared};
 pub use stream::{Detached, Stream, TlsInfo};

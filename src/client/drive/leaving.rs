@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Driver, Ended, Flush};
 use crate::cancel;
-use crate::client::patience::{self, Limit, Situation};
+use crate::client::patience::{self, Situation, TimeLimit};
 use crate::config::PoolMode;
 use crate::pool::Cancel;
 use crate::session::relay::Closing;
@@ -111,12 +111,12 @@ impl Driver {
         if self.alarm.poll(cx, Some(when)).is_pending() {
             return false;
         }
-        if limit == Limit::WaitNotice {
+        if limit == TimeLimit::WaitNotice {
             self.noticed = self.event(|relay, turn| relay.notify(&patience::wait_notice(), turn));
             return true;
         }
         let queue = self.claim.queue_view(Instant::now());
-        if matches!(limit, Limit::Wait | Limit::QueryWaiting) {
+        if matches!(limit, TimeLimit::Wait | TimeLimit::QueryWaiting) {
             self.pool.stats().cell(self.worker.id).wait_timeout();
         }
         let report = patience::over(limit, queue.as_ref(), self.compatibility);

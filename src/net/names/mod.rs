@@ -2,7 +2,7 @@
 //!
 //! Owns what was looked up, for as long as it may be believed, and the serial numbers of the zones the names are in. It
 //! refuses to connect. A name that is asked for by many is looked up once; who waits for it may give up without ending
-//! the look-up. Invariant: an address that a new answer leaves out is told to [`Moved`]'s receiver.
+//! the look-up. Invariant: an address that a new answer leaves out is told to [`AddressesGone`]'s receiver.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -52,7 +52,7 @@ impl NameTimes {
 
 /// A name that is not where it was: servers at these addresses are somebody else's, or nobody's.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Moved {
+pub struct AddressesGone {
     /// The name.
     pub name: String,
     /// The addresses that it has no more.
@@ -92,7 +92,7 @@ struct Inner {
     times_changed: Notify,
     known: DashMap<String, Arc<Entry>>,
     serials: Mutex<BTreeMap<String, u32>>,
-    moves: mpsc::UnboundedSender<Moved>,
+    moves: mpsc::UnboundedSender<AddressesGone>,
     asking: AtomicUsize,
 }
 
@@ -134,7 +134,7 @@ impl Names {
     /// says), or, where `resolv_conf` is set, in `/etc/hosts` and by DNS as that file says.
     ///
     /// Errors: `resolv_conf` cannot be read or makes no sense.
-    pub fn new(settings: &Settings) -> io::Result<(Self, mpsc::UnboundedReceiver<Moved>)> {
+    pub fn new(settings: &Settings) -> io::Result<(Self, mpsc::UnboundedReceiver<AddressesGone>)> {
         let times = NameTimes::of(settings);
         let resolv_conf = settings.resolv_conf.as_deref().filter(|it| !it.as_os_str().is_empty());
         let source = Source::of(resolv_conf)?;
@@ -142,7 +142,7 @@ impl Names {
         Ok((Self::from_parts(source, times, moves), moved))
     }
 
-    fn from_parts(source: Source, times: NameTimes, moves: mpsc::UnboundedSender<Moved>) -> Self {
+    fn from_parts(source: Source, times: NameTimes, moves: mpsc::UnboundedSender<AddressesGone>) -> Self {
         Self(Arc::new(Inner {
             source,
             times: ArcSwap::from_pointee(times),
@@ -340,7 +340,7 @@ impl Asking {
         let gone = self.store(found, Instant::now() + ttl);
         if !gone.is_empty() {
             // Nobody listens where the process is about to end.
-            let _ = self.names.0.moves.send(Moved { name: self.name.clone(), gone });
+            let _ = self.names.0.moves.send(AddressesGone { name: self.name.clone(), gone });
         }
     }
 
@@ -419,7 +419,7 @@ mod tests {
         assert!(moved.try_recv().is_err());
         answer(&names, &["192.0.2.2", "192.0.2.3"]);
         let gone = vec!["192.0.2.1".parse().expect("an address")];
-        assert_eq!(moved.try_recv(), Ok(Moved { name: "db.example".into(), gone }));
+        assert_eq!(moved.try_recv(), Ok(AddressesGone { name: "db.example".into(), gone }));
         assert_eq!(names.asking(), 0);
         let known = names.names();
         assert_eq!((known.len(), known[0].addresses.len()), (1, 2));
