@@ -505,7 +505,7 @@ async fn outset_of(
     client: &mut LoggedIn,
 ) -> Result<Outset, End> {
     match client.replication.clone() {
-        None => ordinary(process, pool, entry, client).await.map_err(End::from),
+        None => ordinary(process, pool, entry, client).await,
         Some(start) => replicating(process, pool, entry, (client, start)).await,
     }
 }
@@ -515,9 +515,20 @@ async fn ordinary(
     process: &Process,
     pool: &PoolClient,
     entry: &Arc<ClientEntry>,
-    client: &LoggedIn,
-) -> Result<Outset, Refusal> {
-    let welcome = welcome_of(process, pool, entry, client).await?;
+    client: &mut LoggedIn,
+) -> Result<Outset, End> {
+    let welcome = match pool.welcome() {
+        Some(welcome) => welcome,
+        None => {
+            let config = process.config.load_full();
+            let limits = config.client_settings(&client.database, &client.user);
+            let deadline = client.deadline;
+            tokio::select! {
+                first = first_welcome(&config, pool, entry, (&limits, deadline)) => first?,
+                end = client.left() => return Err(end),
+            }
+        }
+    };
     Ok(Outset { claim: Claim::new(Arc::clone(entry)), welcome, lease: None })
 }
 
@@ -553,32 +564,27 @@ fn announce(worker: &Worker, entry: &ClientEntry, client: &LoggedIn, pool: &Pool
     });
 }
 
-/// What the pool's servers report, for the client's first ParameterStatus messages. Where none has ever been opened,
+/// What the pool's servers report, for the client's first ParameterStatus messages, where none has been opened yet:
 /// the client waits for the first.
-async fn welcome_of(
-    process: &Process,
+async fn first_welcome(
+    config: &Config,
     pool: &PoolClient,
     entry: &Arc<ClientEntry>,
-    client: &LoggedIn,
+    (limits, deadline): (&ClientSettings, Option<tokio::time::Instant>),
 ) -> Result<Arc<Values>, Refusal> {
-    if let Some(welcome) = pool.welcome() {
-        return Ok(welcome);
-    }
-    let config = process.config.load_full();
-    let limits = config.client_settings(&client.database, &client.user);
     let claim = Claim::to_look(Arc::clone(entry));
-    let first = checkout(&config, pool, &claim, &limits);
-    let lease = match client.deadline {
+    let first = checkout(config, pool, &claim, limits);
+    let lease = match deadline {
         None => first.await,
         Some(deadline) => timeout_at(deadline, first).await.map_err(|_| Refusal::LoginTimeoutServerDown)?,
     };
     let lease = lease.map_err(|report| Refusal::Server(Box::new(report)))?;
-    let reported = lease.reported();
+    let welcome = lease.welcome();
     match lease.session.as_ref().and_then(|it| it.proof()) {
         Some(done) => lease.unused(done, Instant::now()),
         None => lease.close(NOT_READY),
     }
-    Ok(reported)
+    Ok(welcome)
 }
 
 #[cfg(test)]

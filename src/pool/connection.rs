@@ -27,8 +27,12 @@ pub trait Connection: Send + Sized + 'static {
     /// What it takes to cancel a query on it; `None` where that cannot be done.
     fn cancel(&self) -> Option<Self::Cancel>;
 
-    /// The settings it has reported, for the welcome of clients.
+    /// The settings it has reported.
     fn reported(&self) -> Arc<Values>;
+
+    /// Those that it reported when it was opened, for the welcome of clients: what one of them has set since is not for
+    /// another.
+    fn welcome(&self) -> Arc<Values>;
 
     /// Shares a set of settings that equals the one it has reported: equal sets are then found to be so by address.
     fn share_reported(&mut self, same: Arc<Values>);

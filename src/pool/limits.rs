@@ -93,16 +93,33 @@ impl Limit {
     /// Adds a pool whose idle servers may be evicted for another's sake.
     pub(super) fn register(&self, contender: Weak<dyn Contender>) {
         let mut contenders = self.contenders.lock();
-        contenders.retain(|it| it.strong_count() > 0);
+        // Now and then: there may be thousands.
+        if contenders.len() == contenders.capacity() {
+            contenders.retain(|it| it.strong_count() > 0);
+        }
         contenders.push(contender);
     }
 
     fn evict(self: &Arc<Self>) -> Option<Slot> {
-        let contenders: Vec<_> = self.contenders.lock().iter().filter_map(Weak::upgrade).collect();
-        (0..EVICTION_TRIES).find_map(|_| {
+        let contenders = self.contenders();
+        for _ in 0..EVICTION_TRIES {
             let idle = contenders.iter().filter_map(|it| Some((it.longest_idle()?, it)));
-            idle.min_by_key(|(since, _)| *since)?.1.evict(self)
-        })
+            let (_, pool) = idle.min_by_key(|(since, _)| *since)?;
+            if let Some(slot) = pool.evict(self) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    fn contenders(&self) -> Vec<Arc<dyn Contender>> {
+        self.contenders.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether there is no slot, nor an idle server that could give up its own. The caller holds no lock.
+    pub(super) fn is_exhausted(&self) -> bool {
+        let max = self.max();
+        max > 0 && self.used() >= max && self.contenders().iter().all(|it| it.longest_idle().is_none())
     }
 
     fn starve(&self, who: &Weak<dyn Contender>) {

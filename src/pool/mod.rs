@@ -281,9 +281,8 @@ impl<C: Connection> Pool<C> {
             let opening = self.lock().next_open(now);
             let Some(opening) = opening else { return };
             let me = self.contender();
-            let taken = |limit: &Arc<Limit>| limit.take_or_starve(&me).ok_or_else(|| Arc::clone(limit));
-            let (database, user) = match taken(&self.database).and_then(|it| Ok((it, taken(&self.user)?))) {
-                Ok(slots) => slots,
+            let permit = match self.permit(&me) {
+                Ok(permit) => permit,
                 Err(full) => {
                     self.abandon(opening);
                     if full.has_starving(&me) {
@@ -296,8 +295,19 @@ impl<C: Connection> Pool<C> {
             if opening.from_reserve {
                 tracing::warn!(database = %self.key.database, user = %self.key.user, "taking connection from reserve_pool");
             }
-            self.open(opening, Permit { database, user });
+            self.open(opening, permit);
         }
+    }
+
+    /// What a new server needs, if need be of another pool's idle one, which is not closed where the other limit has
+    /// nothing to give. Errors: the limit that has nothing; it will tell `me` when it has.
+    fn permit(&self, me: &Weak<dyn Contender>) -> Result<Permit, Arc<Limit>> {
+        let taken = |limit: &Arc<Limit>| limit.take_or_starve(me).ok_or_else(|| Arc::clone(limit));
+        if self.user.is_exhausted() {
+            let user = taken(&self.user)?;
+            return Ok(Permit { database: taken(&self.database)?, user });
+        }
+        Ok(Permit { database: taken(&self.database)?, user: taken(&self.user)? })
     }
 
     /// Closes idle servers where the pool is full and somebody needs one of its own.
@@ -509,9 +519,9 @@ impl<C: Connection> OpenTask<C> {
         // What an owner's server reports is what its client asked for.
         if self.owner.is_none() && generation == pool.generation() {
             match pool.welcome() {
-                Some(welcome) if *welcome == *conn.reported() => conn.share_reported(welcome),
+                Some(welcome) if *welcome == *conn.welcome() => conn.share_reported(welcome),
                 Some(_) => {}
-                None => pool.welcome.store(Some(conn.reported())),
+                None => pool.welcome.store(Some(conn.welcome())),
             }
         }
         pool.lock().came(conn.reported().role());

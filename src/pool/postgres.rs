@@ -41,8 +41,12 @@ impl Connection for ServerConn {
         self.session.as_ref().map(|it| Arc::clone(&it.parameters.reported)).unwrap_or_default()
     }
 
+    fn welcome(&self) -> Arc<Values> {
+        self.session.as_ref().map(|it| it.defaults()).unwrap_or_default()
+    }
+
     fn share_reported(&mut self, same: Arc<Values>) {
-        self.session().parameters.reported = same;
+        self.session().share_defaults(same);
     }
 
     fn prepared(&self) -> usize {

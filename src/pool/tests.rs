@@ -97,6 +97,10 @@ impl Connection for FakeConn {
         Arc::new([("server_version", "18.1")].into_iter().collect())
     }
 
+    fn welcome(&self) -> Arc<Values> {
+        self.reported()
+    }
+
     fn share_reported(&mut self, _: Arc<Values>) {}
 
     fn prepared(&self) -> usize {
@@ -543,6 +547,26 @@ fn a_database_limit_takes_the_connection_from_the_longest_idle_pool() {
 }
 
 #[test]
+fn no_server_is_evicted_for_a_user_who_has_no_room_anyway() {
+    let world = world(|it| {
+        it.settings.max_db_connections = 2;
+        it.settings.default_pool_size = 2;
+        it.settings.max_user_connections = 1;
+    });
+    let (_first, lease) = world.served(1, "a");
+    let other = PoolKey { user: "other".into(), ..key("a") };
+    let second = Client { pool: world.pools.enter(&other), ..world.client(2, "a") };
+    second.waits();
+    let wire = world.opener.open_one().expect("there is room for one");
+    give_back(second.granted());
+    let third = world.client(3, "a");
+    third.waits();
+    assert!(!wire.is_closed(), "the user's limit is what is in the way");
+    give_back(lease);
+    drop(third.granted());
+}
+
+#[test]
 fn a_pool_starved_by_a_limit_is_served_when_a_server_of_another_pool_becomes_idle() {
     let world = world(|it| it.settings.max_user_connections = 1);
     let (_first, lease) = world.served(1, "a");
@@ -802,6 +826,25 @@ fn a_database_of_the_wildcard_is_forgotten_with_its_last_pool() {
     world.pools.upkeep(now);
     world.pools.upkeep(now + Duration::from_secs(2));
     assert_eq!(names(), ["a".into()]);
+}
+
+#[test]
+fn a_database_that_is_none_is_forgotten_soon() {
+    let world = world(|it| it.any_database = Some(Database::default()));
+    let now = Instant::now();
+    let (real, lease) = world.served(1, "real");
+    let made_up = world.client(2, "made up");
+    made_up.waits();
+    drop(world.opener.take());
+    drop((made_up, real));
+    lease.close("gone");
+    let names = || world.pools.databases().into_iter().map(|it| it.name).collect::<Vec<_>>();
+    assert_eq!(names().len(), 2);
+    world.pools.upkeep(now);
+    world.pools.upkeep(now + Duration::from_secs(14));
+    assert_eq!(names().len(), 2, "why it failed is remembered for server_login_retry");
+    world.pools.upkeep(now + Duration::from_secs(16));
+    assert_eq!(names(), ["real".into()]);
 }
 
 #[test]

@@ -81,7 +81,8 @@ impl<C: Connection> Pools<C> {
     }
 
     /// Removes a pool that has had no client and no server for `pool_idle_timeout`, or `autodb_idle_timeout` if its
-    /// database has no entry of its own, or at once if its database has left the configuration.
+    /// database has no entry of its own (then `server_login_retry` where no server could be opened), or at once if its
+    /// database has left the configuration.
     fn remove_unused(&self, pool: &Arc<Pool<C>>, config: &Config, now: Instant) {
         let mut unused_since = pool.unused_since.lock();
         if !pool.is_unused() {
@@ -100,7 +101,9 @@ impl<C: Connection> Pools<C> {
         let kept = config.database(database).is_some_and(|it| it.user.is_some())
             && config.pool_settings(&pool.key).min_size > 0;
         let idle = over(settings.pool_idle_timeout) && !kept;
-        if gone || idle || (automatic && over(settings.autodb_idle_timeout)) {
+        // Whose servers could never be opened: a name that a stranger has made up.
+        let unreal = automatic && pool.welcome().is_none() && age > settings.server_login_retry;
+        if gone || idle || unreal || (automatic && over(settings.autodb_idle_timeout)) {
             // Looked at again under the map's lock: a client may just have come.
             let removed = self.pools.remove_if(&pool.key, |_, it| Arc::ptr_eq(it, pool) && it.is_unused());
             if removed.is_some() {

@@ -75,6 +75,17 @@ impl Server {
         Self { parameters, defaults, ..Self::default() }
     }
 
+    /// What it reported when it was opened.
+    pub fn defaults(&self) -> Arc<Values> {
+        Arc::clone(&self.defaults)
+    }
+
+    /// Of a server that has just been opened: shares a set of settings that equals what it has reported.
+    pub fn share_defaults(&mut self, same: Arc<Values>) {
+        self.parameters.reported = Arc::clone(&same);
+        self.defaults = same;
+    }
+
     /// The same of a server that was opened for one client and is closed after it: a replication connection.
     pub fn for_one_client(reported: Arc<Values>) -> Self {
         Self { serves: Serves::OneClient, condemned: Some(CloseReason::OwnerLeft), ..Self::new(reported) }

@@ -272,6 +272,19 @@ fn kill_client_reaches_who_waits_for_the_first_server() {
 }
 
 #[test]
+fn who_leaves_while_waiting_for_the_first_server_is_gone() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("port = {}", silent.local_addr().unwrap().port());
+    let pooler = Setup::of(Cluster::shared()).database("silent", &port).start();
+    let mut client = pooler.dial();
+    client.send(&startup(PROTOCOL_3_0, &[("user", "app"), ("database", "silent")]));
+    let waits = || pooler.show("SHOW CLIENTS").iter().any(|row| row["database"] == "silent");
+    eventually("the client waits", waits);
+    drop(client);
+    eventually("it is gone", || !waits());
+}
+
+#[test]
 fn kill_ends_a_databases_clients_and_holds_new_ones() {
     let pooler = Pooler::of(Cluster::shared());
     let (mut client, mut other) = (pooler.app(), pooler.connect("app2", "app"));

@@ -74,6 +74,23 @@ fn start_up_parameters_are_applied_and_follow_the_client() {
 }
 
 #[test]
+fn who_logs_in_after_a_reconnect_begins_with_the_servers_own_settings() {
+    let pooler = Setup::of(Cluster::shared()).set("default_pool_size", "1").start();
+    let (mut holder, mut other) = (pooler.app(), login(&pooler, &[("TimeZone", "Asia/Tokyo")]));
+    holder.query("BEGIN");
+    pooler.console().query("RECONNECT");
+    other.send(&query("SELECT 1"));
+    eventually("one waits", || pooler.pool("app", "app", "cl_waiting") == 1);
+    let mut newcomer = pooler.dial();
+    newcomer.send(&startup(PROTOCOL_3_0, &[("user", "app"), ("database", "app")]));
+    eventually("the newcomer waits, too", || pooler.pool("app", "app", "cl_waiting") == 2);
+    holder.query("COMMIT");
+    other.ready();
+    newcomer.ready();
+    assert_eq!(newcomer.value("SHOW TimeZone"), "UTC");
+}
+
+#[test]
 fn a_reported_start_up_parameter_is_in_the_welcome() {
     let pooler = single();
     let client =
