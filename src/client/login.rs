@@ -18,7 +18,7 @@ use super::accept::{Arrival, Caller, Door, accept};
 use super::census::{Census, Limit, Seat};
 use super::line::{End, Line, Printable};
 use super::refusal::Refusal;
-use super::secrets::{AuthQuery, AuthQueryError, Found, Lookup, SecretMemory, look_up, settle};
+use super::secrets::{AuthQuery, AuthQueryError, Found, Lookup, SecretMemory, entry_of, look_up, settle};
 use super::startup::Wanted;
 use crate::auth::login::{Drawn, Freshness, Origin, Request};
 use crate::auth::scram::MECHANISM;
@@ -33,10 +33,6 @@ use crate::server::ReplicationStart;
 use crate::stats::{Replication, name_client};
 use crate::wire::startup::MINOR_MAX;
 use crate::wire::{CancelKey, Report, TxStatus, encode};
-
-/// The longest database name: NAMEDATALEN in src/include/pg_config_manual.h less its zero byte. PostgreSQL cuts longer
-/// ones; here they exist only where an entry has the very name.
-const DATABASE_BYTES_MAX: usize = 63;
 
 /// Room for the rest of a welcome: AuthenticationOk, BackendKeyData with a long key, ReadyForQuery.
 const WELCOME_BYTES: usize = 64;
@@ -352,15 +348,8 @@ impl<'a, H: House> Candidate<'a, H> {
         tracing::info!("login attempt: db={database} user={user} tls={tls} replication={replication}");
     }
 
-    /// The entry of the client's database; `None` for the console, and where there is none.
     fn entry(&self) -> Option<&'a Database> {
-        if is_console(self.database.as_str()) {
-            return None;
-        }
-        if self.database.as_str().len() > DATABASE_BYTES_MAX {
-            return self.config.databases.get(&self.database);
-        }
-        self.config.database(&self.database)
+        entry_of(self.config, &self.database)
     }
 
     /// Over a unix socket, whoever runs this process may use its console as the user `pgbouncer` or `pgweir`.

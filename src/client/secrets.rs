@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use super::refusal::Refusal;
 use crate::auth::Stored;
 use crate::auth::login::{Freshness, Origin, Secret};
-use crate::config::{Compatibility, Config, is_console};
+use crate::config::{Compatibility, Config, Database, is_console};
 use crate::ids::{DatabaseName, UserName};
 use crate::server::ServerConn;
 use crate::server::query::{QueryError, Row, fetch_row};
@@ -27,7 +27,7 @@ pub const REMEMBERED_MAX: Duration = Duration::from_secs(5);
 const USERS_MAX: usize = 50_000;
 
 /// A query for one user's secret.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AuthQuery {
     /// The entry of `[databases]` it runs on.
     pub database: DatabaseName,
@@ -53,9 +53,10 @@ pub enum AuthQueryError {
     Failed(String),
 }
 
-/// What `auth_query` found lately.
+/// What `auth_query` found lately, by the whole question: entries that ask the same database may ask it for different
+/// secrets.
 #[derive(Default)]
-pub struct SecretMemory(DashMap<(DatabaseName, UserName), Remembered>);
+pub struct SecretMemory(DashMap<AuthQuery, Remembered>);
 
 struct Remembered {
     found: Found,
@@ -69,7 +70,7 @@ impl SecretMemory {
     }
 
     fn find(&self, query: &AuthQuery) -> Option<(Found, Instant)> {
-        let remembered = self.0.get(&(query.database.clone(), query.user.clone()))?;
+        let remembered = self.0.get(query)?;
         Some((remembered.found.clone(), remembered.at))
     }
 
@@ -77,12 +78,11 @@ impl SecretMemory {
         if self.0.len() >= USERS_MAX {
             self.0.clear();
         }
-        let key = (query.database.clone(), query.user.clone());
-        self.0.insert(key, Remembered { found: found.clone(), at: now });
+        self.0.insert(query.clone(), Remembered { found: found.clone(), at: now });
     }
 
     fn forget(&self, query: &AuthQuery) {
-        self.0.remove(&(query.database.clone(), query.user.clone()));
+        self.0.remove(query);
     }
 }
 
@@ -127,6 +127,19 @@ pub fn look_up(
     }
 }
 
+/// The longest database name: NAMEDATALEN in src/include/pg_config_manual.h less its zero byte. PostgreSQL cuts longer
+/// ones; here they exist only where an entry has the very name.
+const DATABASE_BYTES_MAX: usize = 63;
+
+/// The entry of a client's database; `None` for the console, and where there is none.
+pub(super) fn entry_of<'a>(config: &'a Config, database: &DatabaseName) -> Option<&'a Database> {
+    match database.as_str() {
+        name if is_console(name) => None,
+        name if name.len() > DATABASE_BYTES_MAX => config.databases.get(database),
+        _ => config.database(database),
+    }
+}
+
 /// The query for a user, where one is configured for the database.
 fn query_for(
     config: &Config,
@@ -134,7 +147,7 @@ fn query_for(
     user: &UserName,
 ) -> Result<Option<AuthQuery>, Refusal> {
     let settings = &config.settings;
-    let entry = config.database(database).filter(|_| !is_console(database.as_str()));
+    let entry = entry_of(config, database);
     if entry.is_none() && !is_console(database.as_str()) {
         // An unknown database has nobody to ask.
         return Ok(None);

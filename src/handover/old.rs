@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustix::process::geteuid;
 
 use super::Task;
 use crate::config::{CONSOLE, Settings};
@@ -46,6 +47,9 @@ pub enum TakeOverError {
         /// Why it could not.
         source: io::Error,
     },
+    /// Another user of the system listens there, who could make up clients.
+    #[error("the process that listens on the unix socket is run by another user ({0}), not by this one")]
+    Stranger(u32),
     /// It refused.
     #[error("old process says: {0}")]
     Refused(String),
@@ -126,6 +130,11 @@ impl OldProcess {
     /// Errors: it does not let us, or not in time.
     pub fn suspend(socket: &Path, suspend_timeout: Duration) -> Result<Option<Self>, TakeOverError> {
         let Ok(stream) = connect_unix(socket) else { return Ok(None) };
+        let owner = rustix::net::sockopt::socket_peercred(&stream).map_err(io::Error::from);
+        let owner = owner.map_err(|source| TakeOverError::Io { step: "peer", source })?.uid;
+        if owner != geteuid() {
+            return Err(TakeOverError::Stranger(owner.as_raw()));
+        }
         let limit = (!suspend_timeout.is_zero()).then_some(suspend_timeout + PATIENCE);
         let set = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
         set.map_err(|source| TakeOverError::Io { step: "timeout", source })?;

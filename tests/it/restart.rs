@@ -422,6 +422,24 @@ fn who_has_just_been_taken_over_is_taken_over_again() {
 }
 
 #[test]
+fn another_user_on_the_socket_is_not_believed() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (directory, port) = (place::directory("stranger"), place::free_port());
+    let path = directory.join(format!(".s.PGSQL.{port}"));
+    let _stranger = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let quoted = format!("{:?}", directory.display().to_string());
+    let setup = Setup::of(Cluster::shared()).set("unix_socket_dir", &quoted);
+    let setup = setup.set("listen_port", &port.to_string());
+    let mut pooler = setup.within(&["/bin/sh", "-c", "exec \"$@\" -R", "sh"]).launch();
+    assert!(!pooler.wait().success());
+    assert!(pooler.log().contains("is run by another user (0)"), "{}", pooler.log());
+}
+
+#[test]
 fn without_an_old_process_it_starts_as_ever() {
     let directory = place::directory("alone");
     let quoted = format!("{:?}", directory.display().to_string());

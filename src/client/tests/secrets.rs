@@ -3,7 +3,7 @@
 use super::fixture::*;
 use crate::client::login::Lobby;
 use crate::client::secrets::AuthQueryError;
-use crate::config::{AuthType, Compatibility, Config, Secret};
+use crate::config::{AuthType, Compatibility, Config, Database, Secret};
 use crate::wire::{Report, SqlState};
 
 const ASKING: [(&str, &str); 2] = [("user", "remote"), ("database", "asking")];
@@ -96,6 +96,44 @@ async fn what_was_found_lets_users_in_and_is_remembered() {
             assert!(log_in(&lobby, &ASKING, PASSWORD).await.1.is_ok(), "{auth_type:?}");
         }
         assert_eq!(asked(&lobby), 1, "{auth_type:?}");
+    }
+}
+
+/// Else the password of one entry's user would open another entry.
+#[tokio::test]
+async fn what_one_entrys_query_found_is_not_for_another_entry() {
+    let mut config = config(AuthType::Plain);
+    for (name, sql) in [("asking", "select a"), ("other", "select b")] {
+        let entry = Database {
+            auth_user: Some("asker".into()),
+            auth_dbname: Some("d".into()),
+            auth_query: Some(sql.into()),
+            ..Database::default()
+        };
+        config.databases.insert(name.into(), entry);
+    }
+    let lobby = lobby(config);
+    store(&lobby, PASSWORD);
+    assert!(log_in(&lobby, &ASKING, PASSWORD).await.1.is_ok());
+    store(&lobby, "another");
+    let other = [("user", "remote"), ("database", "other")];
+    assert!(log_in(&lobby, &other, PASSWORD).await.1.is_err());
+    assert!(log_in(&lobby, &other, "another").await.1.is_ok());
+    *lobby.house.failure.borrow_mut() =
+        Some(AuthQueryError::Unavailable(Box::new(Report::fatal(SqlState::CONNECTION_FAILURE, "gone"))));
+    assert!(log_in(&lobby, &ASKING, "another").await.1.is_err());
+}
+
+#[tokio::test]
+async fn no_query_asks_for_a_database_that_cannot_be() {
+    let mut config = config(AuthType::Plain);
+    config.any_database = Some(Database { auth_user: Some("asker".into()), ..Database::default() });
+    let lobby = lobby(config);
+    store(&lobby, PASSWORD);
+    for (length, asks) in [(63, 1), (64, 1)] {
+        let name = "n".repeat(length);
+        let _ = log_in(&lobby, &[("user", "remote"), ("database", &name)], PASSWORD).await;
+        assert_eq!(asked(&lobby), asks, "{length}");
     }
 }
 

@@ -28,7 +28,7 @@ use crate::net::{Buffers, HandshakeError, Handshakes};
 /// Plaintext encrypted at once: four full records, RFC 8446 section 5.1.
 const PLAIN_BYTES_MAX: usize = 4 * 16 * 1024;
 
-/// A flight of a handshake with no more than this holds no certificate and no key: a Finished has 74 bytes, 6 before it
+/// A flight after the ClientHello with no more than this holds no certificate and no key: a Finished has 74 bytes, 6 before it
 /// are for old proxies; RFC 8446 appendix D.4.
 const CHEAP_FLIGHT_BYTES_MAX: usize = 200;
 
@@ -120,9 +120,8 @@ impl Accepted {
         received: &[u8],
     ) -> Result<Self, HandshakeError> {
         let mut stream = Self::begin(config, socket, received).await?;
-        let mut is_first = true;
         loop {
-            let reached = if std::mem::take(&mut is_first) || stream.is_costly() {
+            let reached = if stream.is_costly() {
                 // The socket stays: it is this thread that hears of it.
                 let socket = stream.slot.0.take();
                 let work = move || {
@@ -143,9 +142,11 @@ impl Accepted {
         }
     }
 
-    /// Whether a signature is to be checked or keys are to be agreed upon, by what has come and what came before.
+    /// Whether something is to be signed, a signature to be checked or keys are to be agreed upon, by what has come and
+    /// what came before.
     fn is_costly(&self) -> bool {
-        self.incoming.len() - self.taken > CHEAP_FLIGHT_BYTES_MAX
+        self.tls.negotiated_key_exchange_group().is_none()
+            || self.incoming.len() - self.taken > CHEAP_FLIGHT_BYTES_MAX
             || self.tls.peer_certificates().is_some()
             || self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_2)
     }

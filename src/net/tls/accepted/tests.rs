@@ -13,8 +13,8 @@ use super::super::tests::{Authority, for_hosts};
 use super::*;
 use crate::net::Stream;
 
-/// A client and a server that have shaken hands.
-async fn pair(version: &'static rustls::SupportedProtocolVersion) -> (TlsStream<Stream>, Accepted) {
+/// What a client and a server go by.
+fn ends(version: &'static rustls::SupportedProtocolVersion) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let authority = Authority::new();
     authority.sign("server", for_hosts(&["localhost"]));
     let source = |setting, name: &str| (setting, authority.path(name));
@@ -39,10 +39,16 @@ async fn pair(version: &'static rustls::SupportedProtocolVersion) -> (TlsStream<
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    (Arc::new(client), Arc::new(server))
+}
+
+/// A client and a server that have shaken hands.
+async fn pair(version: &'static rustls::SupportedProtocolVersion) -> (TlsStream<Stream>, Accepted) {
+    let (client, server) = ends(version);
     let (near, far) = Stream::pair().unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    let connecting = TlsConnector::from(Arc::new(client)).connect(name, far);
-    let accepting = Accepted::accept(Arc::new(server), near.into_socket().unwrap());
+    let connecting = TlsConnector::from(client).connect(name, far);
+    let accepting = Accepted::accept(server, near.into_socket().unwrap());
     let (client, server) = tokio::join!(connecting, accepting);
     (client.unwrap(), server.unwrap())
 }
@@ -91,6 +97,26 @@ async fn bytes_come_and_go_whole_whatever_the_pieces() {
         assert!(heard == sent, "{version:?} in pieces of {piece}");
         assert_eq!(buffers(&server), [0; 3], "an idle stream has no buffer");
     }
+}
+
+/// Else a worker would sign for whoever sends the first byte by itself.
+#[tokio::test]
+async fn a_client_hello_is_costly_however_it_comes() {
+    let (client, server) = ends(&rustls::version::TLS13);
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = rustls::ClientConnection::new(client, name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let (near, _far) = Stream::pair().unwrap();
+    let mut stream = Accepted::begin(server, near.into_socket().unwrap(), &hello[..1]).await.unwrap();
+    for piece in [&hello[1..2], &hello[2..]] {
+        assert!(stream.is_costly());
+        assert!(matches!(stream.advance(Want::Nothing), Ok(Reached::Blocked)));
+        stream.incoming.extend_from_slice(piece);
+    }
+    assert!(stream.is_costly());
+    assert!(matches!(stream.advance(Want::Nothing), Ok(Reached::Blocked)));
+    assert!(!stream.is_costly(), "a Finished is all that is to come");
 }
 
 #[test]
