@@ -158,6 +158,20 @@ impl fmt::Debug for Residue {
     }
 }
 
+/// Whether every version of PostgreSQL from 9.0 on reports this setting (its name in lower case): `GUC_REPORT` in
+/// src/backend/utils/misc/guc_tables.c. Later ones report more: 14 `default_transaction_read_only`, 18 `search_path`.
+pub fn is_always_reported(name: &str) -> bool {
+    const NAMES: [&str; 6] = [
+        "application_name",
+        "client_encoding",
+        "datestyle",
+        "intervalstyle",
+        "standard_conforming_strings",
+        "timezone",
+    ];
+    NAMES.contains(&name)
+}
+
 /// What `text`, one or several statements, leaves behind once it has run. `reported` says of a setting's name (in
 /// lower case) whether the server reports its changes, so that the parameter tracker follows it.
 ///
@@ -245,10 +259,10 @@ fn has_second_statement(text: &[u8]) -> bool {
 
 /// Whether the first word is one that the rules judge by its place at the head of a statement.
 fn harmful_head(text: &[u8]) -> bool {
-    const HEADS: [&[u8]; 8] =
-        [b"set", b"listen", b"prepare", b"declare", b"deallocate", b"discard", b"load", b"do"];
+    const HEADS: [&[u8]; 9] =
+        [b"set", b"reset", b"listen", b"prepare", b"declare", b"deallocate", b"discard", b"load", b"do"];
     let text = lexer::skip_comments(text);
-    if !matches!(text.first(), Some(b'd' | b'D' | b's' | b'S' | b'l' | b'L' | b'p' | b'P')) {
+    if !matches!(text.first(), Some(b'd' | b'D' | b's' | b'S' | b'l' | b'L' | b'p' | b'P' | b'r' | b'R')) {
         return false;
     }
     let word = &text[..text.iter().take_while(|b| b.is_ascii_alphabetic()).count()];

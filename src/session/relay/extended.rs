@@ -109,8 +109,8 @@ impl Relay {
     fn parse_named(&mut self, header: Header, parse: NamedParse, turn: &mut Turn<'_>) -> Handled {
         let Some(server) = &mut self.server else { return Handled::Decided };
         let rest = &self.up.undecided()[parse.size..header.total()];
-        let reported = |name: &str| server.parameters.reported.value(name).is_some();
-        let statement = turn.registry.intern(rest, || residue_of(rest, reported));
+        // The statement is for any server: what only newer versions report does not count.
+        let statement = turn.registry.intern(rest, || residue_of(rest, residue::is_always_reported));
         // It can be answered here only if the server is known to accept it.
         let known = server.shelf.touch(&statement) == Presence::Here && server.status != TxStatus::Failed;
         if (known && server.queue.owes_batches()) || server.queue.is_uncertain(&parse.name, Some(&statement))

@@ -819,6 +819,28 @@ fn what_is_left_anew_while_a_discard_is_answered_is_cleaned() {
     assert!(matches!(verdict, Verdict::Clean(_, Residue::TEMPORARY)), "{verdict:?}");
 }
 
+/// Of two versions of PostgreSQL behind one pooler the newer one reports `search_path`.
+#[test]
+fn what_a_statement_leaves_is_not_judged_by_the_server_that_saw_it_first() {
+    let mut bench = Bench::new(TRANSACTION);
+    let newer = Arc::new([("TimeZone", "UTC"), ("application_name", ""), ("search_path", "public")].into_iter().collect());
+    let parse = (b'P', &b"s\0set search_path to x\0\0\0"[..]);
+    bench.client(&messages(&[parse, (b'S', b"")]));
+    bench.grant(Box::new(Server::new(newer)));
+    assert_eq!(tags(&bench.sent_to_server()), "Q", "the client has no search_path of its own");
+    bench.server(&messages(&[(b'C', b"RESET\0"), IDLE]));
+    assert_eq!(tags(&bench.sent_to_server()), "PS");
+    bench.server(&messages(&[(b'1', b""), IDLE]));
+    assert!(bench.relay.take_released().is_some());
+    bench.sent_to_client();
+    bench.client(&messages(&[(b'B', b"\0s\0\0\0\0\0\0\0"), (b'E', b"\0\0\0\0\0"), (b'S', b"")]));
+    bench.grant(server());
+    bench.sent_to_server();
+    bench.server(&messages(&[(b'1', b""), (b'2', b""), (b'C', b"SET\0"), IDLE]));
+    let (_, verdict) = bench.relay.take_released().expect("done");
+    assert!(matches!(verdict, Verdict::Clean(_, Residue::SETTING)), "{verdict:?}");
+}
+
 #[test]
 fn a_function_call_may_leave_something_behind() {
     for (oid, cleaned) in [(954u32, false), (2880, true)] {

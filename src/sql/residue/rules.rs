@@ -101,6 +101,7 @@ impl<'a> Judge<'a, '_> {
                 statement.sets = true;
                 self.set()
             }
+            b"reset" => self.reset(),
             b"listen" => self.leaves(Residue::LISTEN),
             b"load" => self.leaves(Residue::LIBRARY),
             b"prepare" => self.prepare(),
@@ -135,29 +136,49 @@ impl<'a> Judge<'a, '_> {
             let Some(next) = self.lexer.next() else { return self.cut_short() };
             token = next;
             if token.is(b"authorization") {
-                return self.set_role();
+                // Also DEFAULT: it takes away a role that ALTER ROLE … SET role has given the session.
+                return self.set_role(&[]);
             }
             if token.is(b"characteristics") {
                 return self.leaves(Residue::SETTING);
             }
         }
         if token.is(b"local") || token.is(b"constraints") || token.is(b"transaction") {
-            return self.lexer.next();
+            return match self.lexer.next() {
+                // `SET local.x`: a setting of that name.
+                Some(Token::Symbol(b'.')) => self.leaves(Residue::SETTING),
+                next => next,
+            };
         }
         if token.is(b"role") {
-            return self.set_role();
+            // NONE is not what ALTER ROLE … SET role may have made the default.
+            return self.set_role(&[b"default"]);
         }
         self.set_name(token)
     }
 
-    /// After SET ROLE or SET SESSION AUTHORIZATION. NONE and DEFAULT go back to the session's own.
-    fn set_role(&mut self) -> Option<Token<'a>> {
+    /// RESET SESSION AUTHORIZATION does what SET SESSION AUTHORIZATION DEFAULT does.
+    fn reset(&mut self) -> Option<Token<'a>> {
+        let token = self.lexer.next()?;
+        if !token.is(b"session") {
+            return Some(token);
+        }
+        let token = self.lexer.next()?;
+        if token.is(b"authorization") { self.leaves(Residue::ROLE) } else { Some(token) }
+    }
+
+    /// After SET ROLE or SET SESSION AUTHORIZATION. These `resets` go back to what the session began with.
+    fn set_role(&mut self, resets: &[&[u8]]) -> Option<Token<'a>> {
         let mut token = self.lexer.next();
+        if token == Some(Token::Symbol(b'.')) {
+            // `SET role.x`: a setting of that name.
+            return self.leaves(Residue::SETTING);
+        }
         if token.is_some_and(|it| it.is(b"to") || it == Token::Symbol(b'=')) {
             token = self.lexer.next();
         }
         let Some(token) = token else { return self.cut_short() };
-        if !(token.is(b"none") || token.is(b"default")) {
+        if !resets.iter().any(|it| token.is(it)) {
             self.found |= Residue::ROLE;
         }
         Some(token)
@@ -165,7 +186,11 @@ impl<'a> Judge<'a, '_> {
 
     /// After SET or SET SESSION: the setting's name, perhaps in the words of the SQL standard, and its value.
     fn set_name(&mut self, first: Token<'a>) -> Option<Token<'a>> {
-        let Some(mut name) = first.name() else { return self.leaves(Residue::SETTING) };
+        let Some(mut name) = first.name() else {
+            // In a block, format's `%I` or `%s` may become any name.
+            let any = if self.context == Context::Sql { Residue::NONE } else { Residue::ROLE };
+            return self.leaves(Residue::SETTING | any);
+        };
         let mut token = self.lexer.next();
         let mut qualified = false;
         if first.is(b"u") && token == Some(Token::Symbol(b'&')) {
