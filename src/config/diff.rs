@@ -54,11 +54,16 @@ pub fn diff(old: &Config, new: &Config) -> ReloadPlan {
         }
     }
     for name in union(&old.databases, &new.databases) {
-        if let Some(change) = change(old.databases.get(&name), new.databases.get(&name)) {
-            plan.databases.insert(name, change);
-        }
+        let (before, now) = (old.databases.get(&name), new.databases.get(&name));
+        let change = match (before, now, &old.any_database) {
+            // Its servers were connected as the entry `*` says.
+            (None, Some(now), Some(any)) if !connects_alike(&name, any, now) => Some(Change::Recycle),
+            _ => change(&name, before, now),
+        };
+        plan.databases.extend(change.map(|change| (name, change)));
     }
-    plan.any_database = change(old.any_database.as_ref(), new.any_database.as_ref());
+    let any = DatabaseName::from("*");
+    plan.any_database = change(&any, old.any_database.as_ref(), new.any_database.as_ref());
     plan.secrets = union(&old.secrets, &new.secrets);
     plan.secrets.retain(|name| old.secrets.get(name) != new.secrets.get(name));
     plan
@@ -69,21 +74,22 @@ fn union<K: Ord + Clone, V>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> Vec<K> {
     a.keys().chain(new).cloned().collect()
 }
 
-fn change(old: Option<&Database>, new: Option<&Database>) -> Option<Change> {
+fn change(name: &DatabaseName, old: Option<&Database>, new: Option<&Database>) -> Option<Change> {
     match (old, new) {
         (None, None) => None,
         (None, Some(_)) => Some(Change::Added),
         (Some(_), None) => Some(Change::Removed),
         (Some(old), Some(new)) if old == new => None,
-        (Some(old), Some(new)) if connects_alike(old, new) => Some(Change::Live),
+        (Some(old), Some(new)) if connects_alike(name, old, new) => Some(Change::Live),
         (Some(_), Some(_)) => Some(Change::Recycle),
     }
 }
 
-/// Whether servers of the one could be servers of the other. A new password alone does not matter to a server that
+/// Whether, for the database of this name, servers of the one could be servers of the other. A new password alone does not matter to a server that
 /// is logged in already, as in PgBouncer.
-fn connects_alike(old: &Database, new: &Database) -> bool {
-    old.dbname == new.dbname
+fn connects_alike(name: &DatabaseName, old: &Database, new: &Database) -> bool {
+    let dbname = |it: &Database| it.dbname.clone().unwrap_or_else(|| name.to_string());
+    dbname(old) == dbname(new)
         && old.hosts == new.hosts
         && old.port.unwrap_or(5432) == new.port.unwrap_or(5432)
         && old.user == new.user

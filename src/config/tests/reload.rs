@@ -45,6 +45,18 @@ fn databases_change_at_once_or_by_new_servers() {
 }
 
 #[test]
+fn an_entry_of_its_own_that_leads_elsewhere_than_the_wildcard_gets_new_servers() {
+    let old = good(toml("[databases]\n\"*\" = { host = \"a\" }"));
+    let new = good(toml(
+        "[databases]\n\"*\" = { host = \"a\" }\nmoved = { host = \"b\" }\nother = { host = \"a\", dbname = \"x\" }\n\
+         same = { host = \"a\", dbname = \"same\", pool_size = 3 }",
+    ));
+    let plan = diff(&old, &new);
+    let changes: Vec<_> = plan.databases.iter().map(|(name, change)| (name.as_str(), *change)).collect();
+    assert_eq!(changes, [("moved", Change::Recycle), ("other", Change::Recycle), ("same", Change::Added)]);
+}
+
+#[test]
 fn secrets_that_differ_are_named() {
     let old = good(toml("[users.a]\npool_size = 1\n[users.b]\npassword = \"1\""));
     let new = good(toml("[users.a]\npool_size = 2\n[users.b]\npassword = \"2\"\n[users.c]\n"));
