@@ -18,7 +18,9 @@ use super::accept::{Arrival, Caller, Door, accept};
 use super::census::{Census, Limit, Seat};
 use super::line::{End, Line, Printable};
 use super::refusal::Refusal;
-use super::secrets::{AuthQuery, AuthQueryError, Found, Lookup, SecretMemory, entry_of, look_up, settle};
+use super::secrets::{
+    AuthQuery, AuthQueryError, Found, Known, Lookup, SecretMemory, entry_of, look_up, settle,
+};
 use super::startup::Wanted;
 use crate::auth::login::{Drawn, Freshness, Origin, Request};
 use crate::auth::scram::MECHANISM;
@@ -293,6 +295,8 @@ struct Candidate<'a, H> {
     line: &'a mut Line,
     database: DatabaseName,
     user: UserName,
+    /// Who it is once it has proved itself, where `auth_query` has said so.
+    renamed: Option<UserName>,
     tls: Option<TlsInfo>,
     seat: Seat,
 }
@@ -322,7 +326,7 @@ impl<'a, H: House> Candidate<'a, H> {
         let tls = line.stream()?.tls_info();
         let (database, user) = (wanted.database.as_str().into(), wanted.user.as_str().into());
         name_client(&database, &user);
-        Ok(Self { lobby, config, line, database, user, tls, seat })
+        Ok(Self { lobby, config, line, database, user, renamed: None, tls, seat })
     }
 
     async fn run(mut self, wanted: &Wanted) -> Result<Passed, End> {
@@ -333,6 +337,9 @@ impl<'a, H: House> Candidate<'a, H> {
         }
         let demand = self.demand(wanted).await?;
         let authenticated = self.authenticate(demand).await?;
+        if let Some(name) = self.renamed.take() {
+            self.user = name;
+        }
         let destination = self.destination(wanted)?;
         let credentials = self.pool_credentials(&destination, authenticated.credentials);
         Ok(self.enter(destination, credentials)?)
@@ -432,18 +439,23 @@ impl<'a, H: House> Candidate<'a, H> {
         if 2 * scram >= all { MockKind::Scram } else { MockKind::Md5 }
     }
 
-    async fn secret(&self, freshness: Freshness) -> Result<(Secret, Origin), End> {
+    async fn secret(&mut self, freshness: Freshness) -> Result<(Secret, Origin), End> {
+        let Known { name, secret, origin } = self.known(freshness).await?;
+        self.renamed = (name != self.user).then_some(name);
+        Ok((secret, origin))
+    }
+
+    async fn known(&self, freshness: Freshness) -> Result<Known, End> {
         let who = (&self.database, &self.user);
         let (query, fallback) = match look_up(self.config, &self.lobby.secrets, who, freshness)? {
-            Lookup::Known(secret, origin) => return Ok((secret, origin)),
+            Lookup::Known(known) => return Ok(known),
             Lookup::Ask { query, fallback } => (query, fallback),
         };
         if self.lobby.house.is_disabled(&query.database) {
             return Err(Refusal::AuthDatabaseDisabled(query.database.to_string()).into());
         }
         let answer = Box::pin(self.lobby.house.auth_query(&query)).await;
-        let secret = settle(self.config, &self.lobby.secrets, (&query, fallback), answer)?;
-        Ok((secret, Origin::Certain))
+        Ok(settle(self.config, &self.lobby.secrets, (&query, fallback), answer)?)
     }
 
     async fn derive(&self, derivation: Derivation) -> Result<Keys, End> {

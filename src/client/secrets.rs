@@ -39,8 +39,14 @@ pub struct AuthQuery {
     pub user: UserName,
 }
 
-/// What a query found: `None` is NULL, a user who can't log in by password.
-pub type Found = Option<crate::config::Secret>;
+/// What a query found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Under which name the user goes on: another than was given where the query says so, as in PgBouncer.
+    pub name: UserName,
+    /// `None` is NULL: a user who can't log in by password.
+    pub secret: Option<crate::config::Secret>,
+}
 
 /// Why a query found nothing out.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -89,7 +95,7 @@ impl SecretMemory {
 /// What is known of a user without asking a server.
 pub enum Lookup {
     /// This.
-    Known(Secret, Origin),
+    Known(Known),
     /// A server must be asked.
     Ask {
         /// What.
@@ -97,6 +103,26 @@ pub enum Lookup {
         /// Used where no server can be asked.
         fallback: Option<Found>,
     },
+}
+
+/// A user's secret.
+pub struct Known {
+    /// Under which name the user goes on.
+    pub name: UserName,
+    /// What is to be proved.
+    pub secret: Secret,
+    /// How certain that is.
+    pub origin: Origin,
+}
+
+impl Known {
+    fn certain(name: &UserName, secret: Secret) -> Self {
+        Self { name: name.clone(), secret, origin: Origin::Certain }
+    }
+
+    fn found(query: &AuthQuery, found: &Found, origin: Origin) -> Self {
+        Self { name: found.name.clone(), secret: parse(&query.user, found.secret.as_ref()), origin }
+    }
 }
 
 /// Looks a user up for a login to `database`, which may be the console's.
@@ -108,19 +134,19 @@ pub fn look_up(
 ) -> Result<Lookup, Refusal> {
     let (database, user) = who;
     if let Some(secret) = config.secrets.get(user) {
-        return Ok(Lookup::Known(parse(user, Some(secret)), Origin::Certain));
+        return Ok(Lookup::Known(Known::certain(user, parse(user, Some(secret)))));
     }
     let Some(query) = query_for(config, database, user)? else {
-        return Ok(Lookup::Known(Secret::Unknown, Origin::Certain));
+        return Ok(Lookup::Known(Known::certain(user, Secret::Unknown)));
     };
     match memory.find(&query) {
         None => Ok(Lookup::Ask { query, fallback: None }),
         Some((found, at)) => {
-            let secret = parse(user, found.as_ref());
+            let known = Known::found(&query, &found, Origin::Remembered);
             // Who has no secret is asked by guess, and one who has got a verifier by now would be asked the wrong thing.
-            let correctable = matches!(&secret, Secret::Known(stored) if !stored.is_scram());
+            let correctable = matches!(&known.secret, Secret::Known(stored) if !stored.is_scram());
             if freshness == Freshness::Remembered && correctable && at.elapsed() < REMEMBERED_MAX {
-                return Ok(Lookup::Known(secret, Origin::Remembered));
+                return Ok(Lookup::Known(known));
             }
             Ok(Lookup::Ask { query, fallback: Some(found) })
         }
@@ -179,23 +205,23 @@ pub fn settle(
     memory: &SecretMemory,
     (query, fallback): (&AuthQuery, Option<Found>),
     answer: Result<Option<Found>, AuthQueryError>,
-) -> Result<Secret, Refusal> {
+) -> Result<Known, Refusal> {
     match answer {
         Ok(Some(found)) => {
             memory.remember(query, &found, Instant::now());
-            Ok(parse(&query.user, found.as_ref()))
+            Ok(Known::found(query, &found, Origin::Certain))
         }
         Ok(None) => {
             memory.forget(query);
             match config.settings.compatibility {
-                Compatibility::Postgres => Ok(Secret::Unknown),
+                Compatibility::Postgres => Ok(Known::certain(&query.user, Secret::Unknown)),
                 Compatibility::PgBouncer => Err(Refusal::NoSuchUser),
             }
         }
         Err(AuthQueryError::Unavailable(report)) => match fallback {
             Some(found) => {
                 tracing::warn!(user = %query.user, "auth_query can't be run; using the secret it gave last");
-                Ok(parse(&query.user, found.as_ref()))
+                Ok(Known::found(query, &found, Origin::Certain))
             }
             None => Err(Refusal::Server(report)),
         },
@@ -219,18 +245,20 @@ pub async fn ask(
     Ok((conn, row.map(found).transpose()?))
 }
 
-/// Name and secret of a row. The name is the query's word for the user and is not looked at, except that it is there.
+/// Name and secret of a row.
 fn found(row: Row) -> Result<Found, AuthQueryError> {
     let [name, secret] = <[_; 2]>::try_from(row.values).map_err(|values| {
         AuthQueryError::Failed(format!("expected 2 columns from auth_query, not {}", values.len()))
     })?;
-    if name.is_none() {
+    let Some(name) = name else {
         return Err(AuthQueryError::Failed("auth_query response contained null user name".to_owned()));
-    }
-    let text = secret.map(String::from_utf8).transpose();
-    let text =
-        text.map_err(|_| AuthQueryError::Failed("auth_query response is not valid UTF-8".to_owned()))?;
-    Ok(text.map(crate::config::Secret::new))
+    };
+    let text = |bytes: Vec<u8>| {
+        let wrong = |_| AuthQueryError::Failed("auth_query response is not valid UTF-8".to_owned());
+        String::from_utf8(bytes).map_err(wrong)
+    };
+    let secret = secret.map(text).transpose()?.map(crate::config::Secret::new);
+    Ok(Found { name: text(name)?.as_str().into(), secret })
 }
 
 impl From<QueryError> for AuthQueryError {
@@ -268,10 +296,13 @@ mod tests {
     #[test]
     fn a_row_is_a_name_and_a_secret() {
         let text = |text: &str| Some(text.as_bytes().to_vec());
-        let secret = |text: &str| Some(crate::config::Secret::new(text));
+        let joe = |secret: Option<&str>| Found {
+            name: "joe".into(),
+            secret: secret.map(crate::config::Secret::new),
+        };
         for (name, values, expected) in [
-            ("secret", vec![text("joe"), text("md5x")], Ok(secret("md5x"))),
-            ("no secret", vec![text("joe"), None], Ok(None)),
+            ("secret", vec![text("joe"), text("md5x")], Ok(joe(Some("md5x")))),
+            ("no secret", vec![text("joe"), None], Ok(joe(None))),
             ("no name", vec![None, text("x")], Err("auth_query response contained null user name")),
             ("one column", vec![text("joe")], Err("expected 2 columns from auth_query, not 1")),
             ("three", vec![text("joe"), None, None], Err("expected 2 columns from auth_query, not 3")),

@@ -80,7 +80,9 @@ pub fn config(auth_type: AuthType) -> Config {
 #[derive(Clone, Default)]
 pub struct Fake {
     /// What `auth_query` finds.
-    pub found: Rc<RefCell<HashMap<UserName, Found>>>,
+    pub found: Rc<RefCell<HashMap<UserName, Option<Secret>>>>,
+    /// Under which name, where not under that which is asked for.
+    pub name: Rc<RefCell<Option<UserName>>>,
     /// What it fails with instead.
     pub failure: Rc<RefCell<Option<AuthQueryError>>>,
     /// What it was asked.
@@ -94,7 +96,11 @@ impl House for Fake {
         self.asked.borrow_mut().push(query.clone());
         match self.failure.borrow().clone() {
             Some(failure) => Err(failure),
-            None => Ok(self.found.borrow().get(&query.user).cloned()),
+            None => {
+                let name = self.name.borrow().clone().unwrap_or_else(|| query.user.clone());
+                let secret = self.found.borrow().get(&query.user).cloned();
+                Ok(secret.map(|secret| Found { name, secret }))
+            }
         }
     }
 

@@ -125,6 +125,20 @@ async fn what_one_entrys_query_found_is_not_for_another_entry() {
 }
 
 #[tokio::test]
+async fn a_user_goes_on_under_the_name_that_the_query_gives() {
+    for auth_type in [AuthType::Plain, AuthType::ScramSha256] {
+        let lobby = asking(auth_type, PASSWORD);
+        *lobby.house.name.borrow_mut() = Some("renamed".into());
+        for _ in 0..2 {
+            let (_, outcome) = log_in(&lobby, &ASKING, PASSWORD).await;
+            let Ok(Entered::Client { user, .. }) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(user, "renamed");
+        }
+        assert!(log_in(&lobby, &ASKING, "wrong").await.1.is_err());
+    }
+}
+
+#[tokio::test]
 async fn no_query_asks_for_a_database_that_cannot_be() {
     let mut config = config(AuthType::Plain);
     config.any_database = Some(Database { auth_user: Some("asker".into()), ..Database::default() });
