@@ -2,7 +2,8 @@
 //!
 //! A handshake costs as much CPU as ten queries or more. Here it never runs between the queries of a worker: a client's
 //! messages are handed to one of a few threads of lower priority, and come back as an answer; with a server the whole
-//! stream is. How many may be under way is bounded by [`UNDER_WAY_MAX`]; more wait for their turn.
+//! stream is. How many may be under way is bounded by [`UNDER_WAY_MAX`]; more wait for their turn. Whoever asks somebody
+//! outside has turns of their own: a directory that does not answer stops no other login.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +17,8 @@ use tokio::task::JoinHandle;
 use super::Stream;
 use super::tls::{Tls, in_openssls_words};
 
-/// How many logins may be under way on these threads at once. Most of them wait for the network, not for a CPU.
+/// How many logins of each kind may be under way on these threads at once. Most of them wait for the network, not for a
+/// CPU.
 pub const UNDER_WAY_MAX: usize = 4096;
 
 /// Threads for what blocks. PAM's modules sleep for seconds after a wrong password.
@@ -69,6 +71,7 @@ struct Threads {
     runtimes: Vec<Handle>,
     next: AtomicUsize,
     permits: Arc<Semaphore>,
+    consulting: Arc<Semaphore>,
     blocking: Arc<Semaphore>,
     /// Dropped with the last handle: the threads wait for that.
     _ends: Vec<oneshot::Sender<()>>,
@@ -92,9 +95,14 @@ impl Handshakes {
                 let _ = runtime.block_on(ended);
             })?;
         }
-        let permits = Arc::new(Semaphore::new(UNDER_WAY_MAX));
-        let blocking = Arc::new(Semaphore::new(BLOCKING_MAX));
-        Ok(Self(Arc::new(Threads { runtimes, next: AtomicUsize::new(0), permits, blocking, _ends: ends })))
+        Ok(Self(Arc::new(Threads {
+            runtimes,
+            next: AtomicUsize::new(0),
+            permits: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
+            consulting: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
+            blocking: Arc::new(Semaphore::new(BLOCKING_MAX)),
+            _ends: ends,
+        })))
     }
 
     /// Does a client's handshake. Its messages are received and sent by the caller's runtime, which hears of the socket
@@ -119,7 +127,7 @@ impl Handshakes {
         let stream = stream.detach()?;
         let host = host.to_owned();
         let detached = self
-            .run(async move {
+            .run(&self.0.permits, async move {
                 let stream = tls.servers.connect(stream.attach()?, &host).await?;
                 Ok::<_, HandshakeError>(stream.detach()?)
             })
@@ -130,7 +138,7 @@ impl Handshakes {
 
     /// Does a computation that would hold up a worker: PBKDF2. `None` if the process is ending.
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        self.run(async move { work() }).await
+        self.run(&self.0.permits, async move { work() }).await
     }
 
     /// Lets somebody outside of the process be asked, away from the worker. `None` if the process is ending.
@@ -138,7 +146,7 @@ impl Handshakes {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        self.run(work).await
+        self.run(&self.0.consulting, work).await
     }
 
     /// Does what may block for seconds, on a thread of its own: PAM, the look-up of a user. At most [`BLOCKING_MAX`]
@@ -154,11 +162,11 @@ impl Handshakes {
         self.0.runtimes[0].spawn_blocking(work).await.ok()
     }
 
-    async fn run<F>(&self, work: F) -> Option<F::Output>
+    async fn run<F>(&self, permits: &Arc<Semaphore>, work: F) -> Option<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let permit = Arc::clone(&self.0.permits).acquire_owned().await.ok()?;
+        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
         let turn = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.runtimes.len();
         let task = self.0.runtimes[turn].spawn(async move {
             let done = work.await;
@@ -176,5 +184,20 @@ struct AbortOnDrop<T>(JoinHandle<T>);
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_in_vain_takes_no_turn_of_a_computation() {
+        let threads = Handshakes::start(1).unwrap();
+        let turns = u32::try_from(UNDER_WAY_MAX).unwrap();
+        let all = Arc::clone(&threads.0.consulting).acquire_many_owned(turns).await.unwrap();
+        assert_eq!(threads.compute(|| 7).await, Some(7));
+        drop(all);
+        assert_eq!(threads.consult(async { 8 }).await, Some(8));
     }
 }
