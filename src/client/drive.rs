@@ -306,6 +306,13 @@ impl Driver {
         result
     }
 
+    /// Shows when the server was last asked something.
+    fn show_request(&self, now: Instant) {
+        if let Some(entry) = self.lease.as_ref().and_then(|lease| lease.entry()) {
+            entry.request_sent(self.worker.roster.micros(now));
+        }
+    }
+
     /// Brings the roster up to date where something has changed.
     fn show(&mut self, now: Instant) {
         let entry = self.claim.caller().entry();
@@ -313,7 +320,10 @@ impl Driver {
         if self.shown.query_since != since {
             self.shown.query_since = since;
             match since {
-                Some(_) => entry.request_started(self.worker.roster.micros(now)),
+                Some(_) => {
+                    entry.request_started(self.worker.roster.micros(now));
+                    self.show_request(now);
+                }
                 None => entry.requests_done(),
             }
         }
@@ -519,6 +529,7 @@ impl Driver {
             Some(session) => {
                 lease.stream.begin_conversation();
                 self.lease = Some(lease);
+                self.show_request(self.worker.now.get());
                 self.event(|relay, turn| relay.on_granted(session, rules, turn));
                 if self.relay.is_adjusting() {
                     self.name_server();

@@ -229,13 +229,19 @@ macro_rules! activity {
                 self.activity.link.store(link.map_or(0, |it| it.0), Ordering::Relaxed);
             }
 
-            /// A request came (or, for a server, was sent). The query clock starts where it does not run yet.
+            /// A request came. The query clock starts where it does not run yet.
             #[inline]
             pub fn request_started(&self, now_us: u64) {
                 self.activity.request_us.store(now_us, Ordering::Relaxed);
                 if self.activity.query_since_us.load(Ordering::Relaxed) == 0 {
                     self.activity.query_since_us.store(now_us, Ordering::Relaxed);
                 }
+            }
+
+            /// A request was sent to it; whoever waits for the answer has the query clock.
+            #[inline]
+            pub fn request_sent(&self, now_us: u64) {
+                self.activity.request_us.store(now_us, Ordering::Relaxed);
             }
 
             /// Nothing is under way any more: the query clock stops.

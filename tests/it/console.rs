@@ -237,6 +237,19 @@ fn clients_and_servers_point_at_each_other() {
 }
 
 #[test]
+fn a_servers_request_time_is_that_of_its_last_query() {
+    for mode in ["transaction", "session"] {
+        let pooler = Setup::of(Cluster::shared()).set("pool_mode", &format!("{mode:?}")).start();
+        let mut client = pooler.app();
+        client.value("SELECT pg_sleep(1.1)");
+        client.query("SELECT 1");
+        let servers = pooler.show("SHOW SERVERS");
+        let server = servers.iter().find(|row| row["database"] == "app").unwrap();
+        assert!(server["request_time"] > server["connect_time"], "{mode}: {server:?}");
+    }
+}
+
+#[test]
 fn kill_client_closes_just_that_one() {
     let pooler = Pooler::of(Cluster::shared());
     let mut other = pooler.app();
@@ -342,6 +355,20 @@ fn reconnect_replaces_servers_when_they_are_free() {
     assert_eq!(client.value("SELECT pg_backend_pid()"), old);
     client.query("COMMIT");
     assert_ne!(client.value("SELECT pg_backend_pid()"), old);
+}
+
+#[test]
+fn a_login_after_a_reconnect_waits_for_a_place() {
+    let pooler = Setup::of(Cluster::shared()).set("default_pool_size", "1").start();
+    let mut client = pooler.app();
+    client.query("BEGIN");
+    pooler.console().query("RECONNECT");
+    let mut newcomer = pooler.dial();
+    newcomer.send(&startup(PROTOCOL_3_0, &[("user", "app"), ("database", "app")]));
+    eventually("it waits", || pooler.pool("app", "app", "cl_waiting") == 1);
+    assert_eq!(pooler.show("SHOW SERVERS").len(), 1);
+    client.query("COMMIT");
+    newcomer.ready();
 }
 
 #[test]
