@@ -823,7 +823,9 @@ fn what_is_left_anew_while_a_discard_is_answered_is_cleaned() {
 #[test]
 fn what_a_statement_leaves_is_not_judged_by_the_server_that_saw_it_first() {
     let mut bench = Bench::new(TRANSACTION);
-    let newer = Arc::new([("TimeZone", "UTC"), ("application_name", ""), ("search_path", "public")].into_iter().collect());
+    let newer = Arc::new(
+        [("TimeZone", "UTC"), ("application_name", ""), ("search_path", "public")].into_iter().collect(),
+    );
     let parse = (b'P', &b"s\0set search_path to x\0\0\0"[..]);
     bench.client(&messages(&[parse, (b'S', b"")]));
     bench.grant(Box::new(Server::new(newer)));
