@@ -340,7 +340,7 @@ impl<'a, H: House> Candidate<'a, H> {
         if let Some(name) = self.renamed.take() {
             self.user = name;
         }
-        let destination = self.destination(wanted)?;
+        let destination = self.destination()?;
         let credentials = self.pool_credentials(&destination, authenticated.credentials);
         Ok(self.enter(destination, credentials)?)
     }
@@ -474,11 +474,9 @@ impl<'a, H: House> Candidate<'a, H> {
     }
 
     /// Where a client that has proved itself goes, and whether that is open.
-    fn destination(&self, wanted: &Wanted) -> Result<Destination, Refusal> {
+    fn destination(&self) -> Result<Destination, Refusal> {
         if is_console(self.database.as_str()) {
-            // Under `any` the name the client gave is all there is.
-            let user = UserName::from(wanted.user.as_str());
-            return match (self.config.is_admin(&user), self.config.may_see_stats(&user)) {
+            return match (self.config.is_admin(&self.user), self.config.may_see_stats(&self.user)) {
                 (true, _) => Ok(Destination::Console(ConsoleRole::Admin)),
                 (false, true) => Ok(Destination::Console(ConsoleRole::Viewer)),
                 (false, false) => Err(Refusal::ConsoleNotAllowed),

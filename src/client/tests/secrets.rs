@@ -136,6 +136,18 @@ async fn a_user_goes_on_under_the_name_that_the_query_gives() {
         }
         assert!(log_in(&lobby, &ASKING, "wrong").await.1.is_err());
     }
+    // The console lets in those whom it knows under that name, and not under what was typed.
+    let mut config = config(AuthType::Plain);
+    config.settings.auth_user = Some("asker".into());
+    config.settings.auth_dbname = Some("d".into());
+    config.settings.admin_users = vec!["remote".into()];
+    let lobby = lobby(config);
+    store(&lobby, PASSWORD);
+    let console = [("user", "remote"), ("database", "pgbouncer")];
+    assert!(log_in(&lobby, &console, PASSWORD).await.1.is_ok());
+    *lobby.house.name.borrow_mut() = Some("renamed".into());
+    lobby.secrets.clear();
+    assert!(log_in(&lobby, &console, PASSWORD).await.1.is_err());
 }
 
 #[tokio::test]
