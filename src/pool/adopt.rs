@@ -11,6 +11,7 @@ use super::caller::Claim;
 use super::connection::Connection;
 use super::lease::{Busy, Given, Lease, Member};
 use super::limits::Permit;
+use super::sync::Ordering;
 use super::{OpenTask, Pool};
 use crate::session::params::Values;
 
@@ -42,6 +43,7 @@ impl<C: Connection> Claim<C> {
         let permit = Permit { database: pool.database.take_for_old(), user: pool.user.take_for_old() };
         let opening = pool.lock().adopt(born, conn.home());
         let connected = conn.connected(&pool.key);
+        pool.has_opened.store(true, Ordering::Relaxed);
         {
             let mut schedule = pool.lock();
             schedule.came(conn.reported().role());

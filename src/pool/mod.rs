@@ -43,7 +43,7 @@ use limits::{Contender, Limit, Permit, Slot};
 pub use pools::{DatabaseView, OrderError, PoolClient, Pools, PoolsSetup};
 use schedule::{Audience, Closing, Flow, Opening, Release, Schedule, Seat, WaitTicket, Waiter};
 pub use suspension::{Call, Participant, Suspension};
-use sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+use sync::{AtomicBool, AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 type Servers<C> = Schedule<Box<Member<C>>, Arc<Caller<C>>, Arc<OpenError>>;
 
@@ -68,6 +68,8 @@ pub struct Pool<C: Connection> {
     stats: Arc<PoolStats>,
     /// What clients are told of the servers' settings; none before the first server was opened.
     welcome: ArcSwapOption<Values>,
+    /// Some server has been opened.
+    has_opened: AtomicBool,
     setup: Arc<PoolsSetup<C>>,
     alarm: Arc<Alarm<C>>,
     clients: AtomicUsize,
@@ -524,6 +526,7 @@ impl<C: Connection> OpenTask<C> {
                 None => pool.welcome.store(Some(conn.welcome())),
             }
         }
+        pool.has_opened.store(true, Ordering::Relaxed);
         pool.lock().came(conn.reported().role());
         let connected = conn.connected(&pool.key);
         if let Some(address) = connected.peer.ip() {

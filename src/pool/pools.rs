@@ -51,6 +51,8 @@ pub struct Pools<C: Connection = ServerConn> {
 pub(super) struct DatabaseControl {
     connections: Arc<Limit>,
     paused: AtomicBool,
+    /// It was paused by a KILL of all, and by nothing since that named it: a RESUME of all lifts that.
+    killed_with_all: AtomicBool,
     disabled: AtomicBool,
     /// `disabled` in the configuration, as of when it last had a say.
     disabled_by_entry: AtomicBool,
@@ -59,8 +61,21 @@ pub(super) struct DatabaseControl {
 impl DatabaseControl {
     /// Takes back what the console has done: the database is gone from the configuration.
     fn forget_orders(&self) {
-        self.paused.store(false, Ordering::SeqCst);
-        self.disabled.store(false, Ordering::SeqCst);
+        for flag in [&self.paused, &self.killed_with_all, &self.disabled, &self.disabled_by_entry] {
+            flag.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Pauses it, by itself or with all others.
+    fn pause(&self, with_all: bool) {
+        let was_paused = self.paused.swap(true, Ordering::SeqCst);
+        self.killed_with_all.store(with_all && !was_paused, Ordering::SeqCst);
+    }
+
+    /// Ends its pause. Returns whether it was paused.
+    fn resume(&self) -> bool {
+        self.killed_with_all.store(false, Ordering::SeqCst);
+        self.paused.swap(false, Ordering::SeqCst)
     }
 
     /// Takes over what the configuration says, where that is something new: else an order of the console stays.
@@ -168,6 +183,7 @@ impl<C: Connection> Pools<C> {
             user,
             stats: Arc::new(PoolStats::new(self.setup.workers, Instant::now())),
             welcome: ArcSwapOption::empty(),
+            has_opened: AtomicBool::new(false),
             setup: Arc::clone(&self.setup),
             alarm: Arc::clone(&self.alarm),
             clients: 0.into(),
@@ -188,6 +204,7 @@ impl<C: Connection> Pools<C> {
         let make = || DatabaseControl {
             connections: Limit::new(config.max_db_connections(name)),
             paused: AtomicBool::new(false),
+            killed_with_all: AtomicBool::new(false),
             disabled: AtomicBool::new(disabled),
             disabled_by_entry: AtomicBool::new(disabled),
         };
@@ -282,19 +299,19 @@ impl<C: Connection> Pools<C> {
         match database {
             None if self.paused.swap(true, Ordering::SeqCst) => return Err(OrderError::AlreadyPaused),
             None => {}
-            Some(name) => self.control(name).paused.store(true, Ordering::SeqCst),
+            Some(name) => self.control(name).pause(false),
         }
         self.apply_flow(database);
         Ok(())
     }
 
-    /// RESUME: of one database, of all together, or, where these are not paused, of each that is.
+    /// RESUME: of one database, of all together, or, where these are not paused, of each that a KILL of all has paused.
     ///
     /// Errors: it was not paused.
     pub fn resume(&self, database: Option<&DatabaseName>) -> Result<(), OrderError> {
         let was_paused = match database {
             None => self.paused.swap(false, Ordering::SeqCst) || self.resume_each(),
-            Some(name) => self.control(name).paused.swap(false, Ordering::SeqCst),
+            Some(name) => self.control(name).resume(),
         };
         if !was_paused {
             return Err(OrderError::NotPaused);
@@ -305,8 +322,8 @@ impl<C: Connection> Pools<C> {
     }
 
     fn resume_each(&self) -> bool {
-        let lift = |was: bool, it: &DatabaseControl| it.paused.swap(false, Ordering::SeqCst) || was;
-        self.databases.iter().fold(false, |was, it| lift(was, &it))
+        let killed = self.databases.iter().filter(|it| it.killed_with_all.load(Ordering::SeqCst));
+        killed.filter(|it| it.resume()).count() > 0
     }
 
     /// Waits until no server has work to end, or until the pause is over. Cancel safe.
@@ -393,7 +410,7 @@ impl<C: Connection> Pools<C> {
         }
         let pools = self.of(database);
         for name in pools.iter().map(|pool| &pool.key.database).chain(database) {
-            self.control(name).paused.store(true, Ordering::SeqCst);
+            self.control(name).pause(database.is_none());
         }
         self.apply_flow(database);
         self.drop_members(&pools);
@@ -429,10 +446,10 @@ impl<C: Connection> Pools<C> {
         // Collected first: a raised limit opens servers, which must not happen under the map's lock.
         let databases: Vec<_> = self.databases.iter().map(|it| (it.key().clone(), Arc::clone(&it))).collect();
         for (name, control) in databases {
-            control.follow(config.database(&name).is_some_and(|entry| entry.disabled));
             if change(&name) == Some(Change::Removed) {
                 control.forget_orders();
             }
+            control.follow(config.database(&name).is_some_and(|entry| entry.disabled));
             control.connections.set_max(config.max_db_connections(&name));
         }
         let users: Vec<_> = self.users.iter().map(|it| (it.key().clone(), Arc::clone(it.value()))).collect();

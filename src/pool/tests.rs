@@ -703,8 +703,10 @@ fn kill_pauses_each_database_that_has_a_pool() {
     world.pools.resume(Some(&a)).expect("it is paused");
     assert_eq!(world.pools.resume(None), Err(OrderError::NotPaused));
     world.pools.kill(Some(&b)).expect("it runs");
+    world.pools.kill(None).expect("they run");
     world.pools.resume(None).expect("one is paused");
-    assert!(!world.pools.any_paused());
+    assert!(!world.pools.is_paused(Some(&a)) && world.pools.is_paused(Some(&b)), "b was named");
+    world.pools.resume(Some(&b)).expect("it is paused");
     world.pools.pause(None).expect("they run");
     assert_eq!(world.pools.kill(Some(&a)), Err(OrderError::AlreadyPaused));
 }
@@ -833,6 +835,7 @@ fn a_database_that_is_none_is_forgotten_soon() {
     let world = world(|it| it.any_database = Some(Database::default()));
     let now = Instant::now();
     let (real, lease) = world.served(1, "real");
+    world.pools.reconnect(Some(&"real".into()));
     let made_up = world.client(2, "made up");
     made_up.waits();
     drop(world.opener.take());

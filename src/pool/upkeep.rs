@@ -102,7 +102,8 @@ impl<C: Connection> Pools<C> {
             && config.pool_settings(&pool.key).min_size > 0;
         let idle = over(settings.pool_idle_timeout) && !kept;
         // Whose servers could never be opened: a name that a stranger has made up.
-        let unreal = automatic && pool.welcome().is_none() && age > settings.server_login_retry;
+        let unreal =
+            automatic && !pool.has_opened.load(Ordering::Relaxed) && age > settings.server_login_retry;
         if gone || idle || unreal || (automatic && over(settings.autodb_idle_timeout)) {
             // Looked at again under the map's lock: a client may just have come.
             let removed = self.pools.remove_if(&pool.key, |_, it| Arc::ptr_eq(it, pool) && it.is_unused());
