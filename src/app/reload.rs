@@ -46,9 +46,8 @@ impl Reloader {
     fn read_again(&self, process: &Process) -> Result<Vec<Report>, String> {
         let old = process.config.load_full();
         let path = old.settings.conffile.clone().unwrap_or_else(|| self.path.clone());
-        let loaded = config::load(&path, self.dialect).map_err(|findings| refused(&findings))?;
-        let loaded = loaded.keeping(&old, &config::System).inspect_err(|why| tracing::error!("{why}"));
-        let mut loaded = loaded?;
+        let loaded = config::load(&path, self.dialect).and_then(|it| it.keeping(&old, &config::System));
+        let mut loaded = loaded.map_err(|findings| refused(&findings))?;
         let (unread, notes): (Vec<_>, Vec<_>) = std::mem::take(&mut loaded.notes)
             .into_iter()
             .partition(|note| loaded.unread.contains_key(note.name.as_str()));

@@ -85,8 +85,8 @@ fn change(name: &DatabaseName, old: Option<&Database>, new: Option<&Database>) -
     }
 }
 
-/// Whether, for the database of this name, servers of the one could be servers of the other. A new password alone does not matter to a server that
-/// is logged in already, as in PgBouncer.
+/// Whether, for the database of this name, servers of the one could be servers of the other. A new password alone does
+/// not matter to a server that is logged in already, as in PgBouncer.
 fn connects_alike(name: &DatabaseName, old: &Database, new: &Database) -> bool {
     let dbname = |it: &Database| it.dbname.clone().unwrap_or_else(|| name.to_string());
     dbname(old) == dbname(new)

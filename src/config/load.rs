@@ -6,11 +6,11 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::access::with_access;
+use super::access::{self, Sources};
 use super::assemble::{Context, assemble};
 use super::diff::{ReloadPlan, diff};
 use super::settings::{GLOBAL, Reload};
-use super::statement::Place;
+use super::statement::{Findings, Place};
 use super::value::Fault;
 use super::{Config, Diagnostic, Dialect, Level, environment, ini, toml};
 
@@ -169,18 +169,37 @@ impl Loaded {
     /// The same with what an ini file leaves alone, as in PgBouncer: a setting without a default that it does not mention
     /// keeps what it had, or what SET gave it. Users and rules are read from the files that are then named.
     ///
-    /// Errors: such a file cannot be read.
-    pub fn keeping(mut self, old: &Config, surroundings: &dyn Surroundings) -> Result<Self, String> {
+    /// Errors: what is wrong with such a file.
+    pub fn keeping(mut self, old: &Config, surroundings: &dyn Surroundings) -> Result<Self, Vec<Diagnostic>> {
         if old.dialect != Dialect::Ini {
             return Ok(self);
         }
-        for row in GLOBAL.iter().filter(|row| row.default.is_none()) {
-            if self.mentioned.contains_key(row.name) || (row.same)(&self.config.settings, &old.settings) {
-                continue;
+        let mut kept = Vec::new();
+        for row in GLOBAL.iter().filter(|row| row.default.is_none() && !self.mentioned.contains_key(row.name))
+        {
+            if !(row.same)(&self.config.settings, &old.settings) {
+                (row.copy)(&mut self.config.settings, &old.settings);
+                kept.push(row.name);
             }
-            (row.copy)(&mut self.config.settings, &old.settings);
-            self.config = with_access(self.config, row.name, surroundings)?;
         }
+        let before: Vec<_> = self.unread.keys().copied().collect();
+        let mut findings = Findings::default();
+        let (left_out, unread) = (Level::Note, &mut self.unread);
+        let mut sources = Sources { surroundings, left_out, findings: &mut findings, unread };
+        if kept.contains(&"auth_file") {
+            self.config.secrets = access::secrets(&self.config, &mut sources);
+        }
+        // Without the rules' own file those that are known stay.
+        if kept.contains(&"auth_ident_file") && !before.contains(&"auth_hba_file") {
+            self.notes.retain(|note| note.name != "auth_hba_file");
+            self.config.access = access::read(&self.config.settings, &mut sources);
+        }
+        self.notes.extend(findings.into_result()?);
+        let new: Vec<_> = self.unread.iter().filter(|(name, _)| !before.contains(*name)).collect();
+        let told =
+            new.into_iter().map(|(name, why)| self.about(Level::Unread, name, Fault::new(why.to_string())));
+        let told: Vec<_> = told.collect();
+        self.notes.extend(told);
         Ok(self)
     }
 

@@ -98,8 +98,18 @@ fn users_and_rules_come_from_the_files_that_set_named() {
     let (config, plan) = ini_in(&files, text).unwrap().keeping(&old, &files).unwrap().onto(&old);
     assert_eq!((&config.secrets, &config.access), (&old.secrets, &old.access));
     assert_eq!(plan, ReloadPlan::default());
-    let gone = ini_in(&files, text).unwrap().keeping(&old, &Fake::default()).unwrap_err();
-    assert!(gone.starts_with("auth_file cannot be read: "), "{gone}");
+    // As with files that the ini file names itself: who cannot be read stays, what is wrong is refused.
+    let (gone, shut) = (Fake::default(), Fake::default().file("users", "\"a\" \"1\"").file("shut", ""));
+    for files in [gone, shut] {
+        let again = ini_in(&files, text).unwrap().keeping(&old, &files).unwrap();
+        assert!(
+            again.notes.iter().any(|note| note.name == "auth_ident_file" || note.name == "auth_hba_file")
+        );
+        let (config, _) = again.onto(&old);
+        assert_eq!((&config.secrets, &config.access), (&old.secrets, &old.access));
+    }
+    let broken = Fake::default().file("users", "\"a\" \"1").file("rules", "").file("maps", "");
+    assert!(ini_in(&broken, text).unwrap().keeping(&old, &broken).is_err());
 }
 
 #[test]
