@@ -259,10 +259,10 @@ fn has_second_statement(text: &[u8]) -> bool {
 
 /// Whether the first word is one that the rules judge by its place at the head of a statement.
 fn harmful_head(text: &[u8]) -> bool {
-    const HEADS: [&[u8]; 9] =
-        [b"set", b"reset", b"listen", b"prepare", b"declare", b"deallocate", b"discard", b"load", b"do"];
+    const HEADS: [&[u8]; 8] =
+        [b"set", b"listen", b"prepare", b"declare", b"deallocate", b"discard", b"load", b"do"];
     let text = lexer::skip_comments(text);
-    if !matches!(text.first(), Some(b'd' | b'D' | b's' | b'S' | b'l' | b'L' | b'p' | b'P' | b'r' | b'R')) {
+    if !matches!(text.first(), Some(b'd' | b'D' | b's' | b'S' | b'l' | b'L' | b'p' | b'P')) {
         return false;
     }
     let word = &text[..text.iter().take_while(|b| b.is_ascii_alphabetic()).count()];

@@ -101,7 +101,6 @@ impl<'a> Judge<'a, '_> {
                 statement.sets = true;
                 self.set()
             }
-            b"reset" => self.reset(),
             b"listen" => self.leaves(Residue::LISTEN),
             b"load" => self.leaves(Residue::LIBRARY),
             b"prepare" => self.prepare(),
@@ -136,8 +135,7 @@ impl<'a> Judge<'a, '_> {
             let Some(next) = self.lexer.next() else { return self.cut_short() };
             token = next;
             if token.is(b"authorization") {
-                // Also DEFAULT: it takes away a role that ALTER ROLE … SET role has given the session.
-                return self.set_role(&[]);
+                return self.set_role();
             }
             if token.is(b"characteristics") {
                 return self.leaves(Residue::SETTING);
@@ -151,24 +149,14 @@ impl<'a> Judge<'a, '_> {
             };
         }
         if token.is(b"role") {
-            // NONE is not what ALTER ROLE … SET role may have made the default.
-            return self.set_role(&[b"default"]);
+            return self.set_role();
         }
         self.set_name(token)
     }
 
-    /// RESET SESSION AUTHORIZATION does what SET SESSION AUTHORIZATION DEFAULT does.
-    fn reset(&mut self) -> Option<Token<'a>> {
-        let token = self.lexer.next()?;
-        if !token.is(b"session") {
-            return Some(token);
-        }
-        let token = self.lexer.next()?;
-        if token.is(b"authorization") { self.leaves(Residue::ROLE) } else { Some(token) }
-    }
-
-    /// After SET ROLE or SET SESSION AUTHORIZATION. These `resets` go back to what the session began with.
-    fn set_role(&mut self, resets: &[&[u8]]) -> Option<Token<'a>> {
+    /// After SET ROLE or SET SESSION AUTHORIZATION. DEFAULT goes back to what the session began with; NONE does not where
+    /// ALTER ROLE … SET role has given it another role.
+    fn set_role(&mut self) -> Option<Token<'a>> {
         let mut token = self.lexer.next();
         if token == Some(Token::Symbol(b'.')) {
             // `SET role.x`: a setting of that name.
@@ -178,7 +166,7 @@ impl<'a> Judge<'a, '_> {
             token = self.lexer.next();
         }
         let Some(token) = token else { return self.cut_short() };
-        if !resets.iter().any(|it| token.is(it)) {
+        if !token.is(b"default") {
             self.found |= Residue::ROLE;
         }
         Some(token)
