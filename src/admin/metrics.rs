@@ -41,6 +41,15 @@ fn labels(labels: &Labels<'_>) -> Vec<Label> {
     labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect()
 }
 
+/// An application's name without the host and port that `application_name_add_host` has put behind it, of which PostgreSQL
+/// may have cut the end.
+fn without_host<'a>(name: &'a str, host: &str) -> &'a str {
+    match name.rsplit_once(" - ") {
+        Some((name, end)) if host.starts_with(end) => name,
+        _ => name,
+    }
+}
+
 fn gauge(recorder: &PrometheusRecorder, name: &str, help: &'static str, of: &Labels<'_>, value: f64) {
     recorder.describe_gauge(name.to_owned().into(), None, help.into());
     recorder.register_gauge(&Key::from_parts(name.to_owned(), labels(of)), &METADATA).set(value);
@@ -143,8 +152,7 @@ fn lists(recorder: &PrometheusRecorder, view: &View) {
         let Some(login) = client.login() else { continue };
         let name = client.application_name().unwrap_or_default();
         // What `application_name_add_host` adds would make a series of each connection.
-        let host = format!(" - {}", client.connected.peer);
-        let name = name.strip_suffix(host.as_str()).unwrap_or(&name).to_owned();
+        let name = without_host(&name, &client.connected.peer.to_string()).to_owned();
         let state = show::client_state(&client);
         *clients.entry((login.pool.database.clone(), login.user.clone(), name, state)).or_default() += 1;
     }
@@ -372,6 +380,20 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_put_behind_a_name_is_taken_off() {
+        let host = "192.168.100.200:54321";
+        for (name, expected) in [
+            ("app - 192.168.100.200:54321", "app"),
+            ("a long name, cut by PostgreSQL - 192.168.100.2", "a long name, cut by PostgreSQL"),
+            ("app - 192.168.100.201:54321", "app - 192.168.100.201:54321"),
+            ("a - b", "a - b"),
+            ("app", "app"),
+        ] {
+            assert_eq!(without_host(name, host), expected);
+        }
+    }
 
     #[test]
     fn every_figure_has_a_metric_of_its_own() {

@@ -28,8 +28,8 @@ use crate::net::{Buffers, HandshakeError, Handshakes};
 /// Plaintext encrypted at once: four full records, RFC 8446 section 5.1.
 const PLAIN_BYTES_MAX: usize = 4 * 16 * 1024;
 
-/// A flight after the ClientHello with no more than this holds no certificate and no key: a Finished has 74 bytes, 6 before it
-/// are for old proxies; RFC 8446 appendix D.4.
+/// A flight after the ClientHello with no more than this holds no certificate and no key: a Finished has 74 bytes, 6
+/// before it are for old proxies; RFC 8446 appendix D.4.
 const CHEAP_FLIGHT_BYTES_MAX: usize = 200;
 
 /// Slices of no more than this in all become one record, for the price of a copy.
