@@ -69,7 +69,10 @@ impl DatabaseControl {
     /// Pauses it, by itself or with all others.
     fn pause(&self, with_all: bool) {
         let was_paused = self.paused.swap(true, Ordering::SeqCst);
-        self.killed_with_all.store(with_all && !was_paused, Ordering::SeqCst);
+        // A pause by name stays one whatever is done to all; a second KILL of all changes nothing.
+        if !with_all || !was_paused {
+            self.killed_with_all.store(with_all, Ordering::SeqCst);
+        }
     }
 
     /// Ends its pause. Returns whether it was paused.

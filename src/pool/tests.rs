@@ -703,7 +703,10 @@ fn kill_pauses_each_database_that_has_a_pool() {
     world.pools.resume(Some(&a)).expect("it is paused");
     assert_eq!(world.pools.resume(None), Err(OrderError::NotPaused));
     world.pools.kill(Some(&b)).expect("it runs");
-    world.pools.kill(None).expect("they run");
+    let _another_user = world.pools.enter(&PoolKey { user: "other".into(), ..key("a") });
+    for _ in 0..2 {
+        world.pools.kill(None).expect("they run");
+    }
     world.pools.resume(None).expect("one is paused");
     assert!(!world.pools.is_paused(Some(&a)) && world.pools.is_paused(Some(&b)), "b was named");
     world.pools.resume(Some(&b)).expect("it is paused");
