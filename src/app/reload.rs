@@ -1,5 +1,6 @@
 //! Puts another configuration in force while clients are connected: all of a file, or nothing of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,7 +53,9 @@ impl Reloader {
             .into_iter()
             .partition(|note| loaded.unread.contains_key(note.name.as_str()));
         super::log_findings(&notes);
-        let kept = loaded.unread.clone();
+        let effects =
+            loaded.unread.iter().map(|(setting, why)| (*setting, (why.clone(), effect(setting, why, &old))));
+        let effects: BTreeMap<_, _> = effects.collect();
         let (mut new, plan) = loaded.onto(&old);
         // An ini file that does not mention it has left it as it was.
         if self.dialect != Dialect::Ini {
@@ -65,11 +68,11 @@ impl Reloader {
             tracing::warn!("{name} takes effect only after a restart");
         }
         for finding in &unread {
-            let effect = kept.get(finding.name.as_str()).map_or("", |why| effect(&finding.name, why, &old));
-            tracing::error!("{finding}; {effect}");
+            if let Some((_, effect)) = effects.get(finding.name.as_str()) {
+                tracing::error!("{finding}; {effect}");
+            }
         }
-        let told =
-            kept.iter().map(|(setting, why)| format!("{setting}: {why}; {}", effect(setting, why, &old)));
+        let told = effects.iter().map(|(setting, (why, effect))| format!("{setting}: {why}; {effect}"));
         Ok(told.map(Report::notice).collect())
     }
 

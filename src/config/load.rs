@@ -182,24 +182,22 @@ impl Loaded {
                 kept.push(row.name);
             }
         }
-        let before: Vec<_> = self.unread.keys().copied().collect();
-        let mut findings = Findings::default();
-        let (left_out, unread) = (Level::Note, &mut self.unread);
-        let mut sources = Sources { surroundings, left_out, findings: &mut findings, unread };
+        let (mut findings, mut unread) = (Findings::default(), BTreeMap::new());
+        let left_out = Level::Note;
+        let mut sources = Sources { surroundings, left_out, findings: &mut findings, unread: &mut unread };
         if kept.contains(&"auth_file") {
             self.config.secrets = access::secrets(&self.config, &mut sources);
         }
         // Without the rules' own file those that are known stay.
-        if kept.contains(&"auth_ident_file") && !before.contains(&"auth_hba_file") {
+        if kept.contains(&"auth_ident_file") && !self.unread.contains_key("auth_hba_file") {
             self.notes.retain(|note| note.name != "auth_hba_file");
             self.config.access = access::read(&self.config.settings, &mut sources);
         }
         self.notes.extend(findings.into_result()?);
-        let new: Vec<_> = self.unread.iter().filter(|(name, _)| !before.contains(*name)).collect();
-        let told =
-            new.into_iter().map(|(name, why)| self.about(Level::Unread, name, Fault::new(why.to_string())));
-        let told: Vec<_> = told.collect();
-        self.notes.extend(told);
+        for (setting, why) in unread {
+            self.notes.push(self.about(Level::Unread, setting, Fault::new(why.to_string())));
+            self.unread.insert(setting, why);
+        }
         Ok(self)
     }
 

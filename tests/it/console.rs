@@ -269,9 +269,8 @@ fn kill_client_closes_just_that_one() {
     assert!(tags(&pooler.console().query("KILL_CLIENT 999999")).contains('E'));
 }
 
-#[test]
-fn kill_client_reaches_who_waits_for_the_first_server() {
-    // It accepts and says nothing.
+/// A client that waits for the first server of its pool, from somebody who accepts and says nothing; and its number.
+fn waits_for_the_first_server() -> (std::net::TcpListener, Pooler, Raw, String) {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("port = {}", silent.local_addr().unwrap().port());
     let pooler = Setup::of(Cluster::shared()).database("silent", &port).start();
@@ -279,22 +278,22 @@ fn kill_client_reaches_who_waits_for_the_first_server() {
     client.send(&startup(PROTOCOL_3_0, &[("user", "app"), ("database", "silent")]));
     let waiting = || pooler.show("SHOW CLIENTS").into_iter().find(|row| row["state"] == "waiting");
     eventually("the client waits", || waiting().is_some());
-    let id = &waiting().unwrap()["id"];
+    let id = waiting().unwrap()["id"].clone();
+    (silent, pooler, client, id)
+}
+
+#[test]
+fn kill_client_reaches_who_waits_for_the_first_server() {
+    let (_silent, pooler, mut client, id) = waits_for_the_first_server();
     assert_eq!(tags(&pooler.console().query(&format!("KILL_CLIENT {id}"))), "CZ");
     assert_eq!(error(&client.rest()).text(), "admin forced disconnect");
 }
 
 #[test]
 fn who_leaves_while_waiting_for_the_first_server_is_gone() {
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = format!("port = {}", silent.local_addr().unwrap().port());
-    let pooler = Setup::of(Cluster::shared()).database("silent", &port).start();
-    let mut client = pooler.dial();
-    client.send(&startup(PROTOCOL_3_0, &[("user", "app"), ("database", "silent")]));
-    let waits = || pooler.show("SHOW CLIENTS").iter().any(|row| row["database"] == "silent");
-    eventually("the client waits", waits);
+    let (_silent, pooler, client, _) = waits_for_the_first_server();
     drop(client);
-    eventually("it is gone", || !waits());
+    eventually("it is gone", || !pooler.show("SHOW CLIENTS").iter().any(|row| row["database"] == "silent"));
 }
 
 #[test]

@@ -292,12 +292,18 @@ fn a_copy_that_never_began_keeps_no_server_for_the_end_of_its_data() {
     assert!(bench.relay.take_released().is_some());
 }
 
-#[test]
-fn a_server_that_was_asked_goes_back_before_its_clients_next_message() {
+/// A COPY has failed whose client has said all: the server is asked which of its Syncs it has answered.
+fn failed_copy() -> Bench {
     let mut bench = copying(1);
     bench.client(&messages(&[(b'c', b""), SYNC]));
     bench.sent_to_server();
     bench.server(&messages(&[FAILED, IDLE]));
+    bench
+}
+
+#[test]
+fn a_server_that_was_asked_goes_back_before_its_clients_next_message() {
+    let mut bench = failed_copy();
     assert_eq!(tags(&bench.sent_to_client()), "EZ", "all that the client has asked is answered");
     assert_eq!(tags(&bench.sent_to_server()), "SCS");
     bench.client(&message(b'Q', b"select 1\0"));
@@ -324,10 +330,7 @@ fn a_statement_of_the_poolers_own_that_a_client_deallocates_is_prepared_anew() {
 
 #[test]
 fn a_client_that_has_all_its_answers_is_idle_while_its_server_is_asked() {
-    let mut bench = copying(1);
-    bench.client(&messages(&[(b'c', b""), SYNC]));
-    bench.sent_to_server();
-    bench.server(&messages(&[FAILED, IDLE]));
+    let mut bench = failed_copy();
     bench.sent_to_client();
     bench.sent_to_server();
     bench.server(&messages(&[IDLE, (b'3', b""), IDLE]));
