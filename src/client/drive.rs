@@ -171,6 +171,7 @@ impl Driver {
         drop(config);
         let shown =
             Shown { query_since: None, prepared: 0, reported: Arc::clone(&relay.parameters().reported) };
+        // What has been said so far goes in at once, as a whole.
         relay.from_client().need(input.len());
         relay.from_client().fill_from(&input, &mut worker.spare.borrow_mut());
         client.begin_conversation();

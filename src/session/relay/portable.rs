@@ -81,8 +81,6 @@ impl Relay {
         let input = from.bytes()?.to_vec();
         (relay.phase, relay.server, relay.names, relay.unnamed) = (phase, server, names, unnamed);
         (relay.deallocating, relay.resetting, relay.healed) = (deallocating, resetting, healed);
-        // It is filled in at once, as a whole.
-        relay.up.need(input.len());
         Ok(Unpacked { relay, input })
     }
 }
